@@ -1,0 +1,1 @@
+"""AI Mass in the cloud: enrols devices, checks and signs models, deploys them, and answers what devices offload."""

@@ -1,0 +1,1 @@
+"""The pool: workers that answer inference requests from the broker."""

@@ -1,0 +1,1 @@
+"""Kept state of the cloud: devices, certificates, models, wishes, what devices said and sent."""

@@ -1,0 +1,1 @@
+"""Alembic migrations, run by :mod:`aimass_cloud.store.migrate` at each start."""

@@ -1,0 +1,1 @@
+"""Placement: where a request runs. Pure rules; time comes in as an argument."""

@@ -1,0 +1,45 @@
+"""The demo itself, as a newcomer runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.steps import as_json
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def processes_naming(folder: Path) -> list[str]:
+    """Command lines of running processes that name a folder."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = one.read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in line:
+            found.append(line.replace(b"\0", b" ").decode())
+    return found
+
+
+def test_the_demo_keeps_every_promise_and_leaves_nothing_running(short_tmp: Path) -> None:
+    folder = short_tmp / "demo"
+    command = [sys.executable, "-c", "from aimass.cli import run; run()", "demo", "--json", "--keep", str(folder)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    result = as_json(done.stdout)
+    assert result["requests"] == 2 * 2 * 2 * 450
+    assert result["failed"] == 0
+    assert result["accuracy"] >= 0.95
+    assert result["offloaded"] > 0
+    assert result["fallbacks"] > 0
+    assert result["outbox_sent"] == result["outbox_stored"] == result["requests"]
+    assert {(row["engine"], row["served_by"]) for row in result["rows"]} >= {
+        ("onnxruntime", "edge"),
+        ("openvino", "edge"),
+    }
+    assert processes_naming(folder) == []
