@@ -112,11 +112,13 @@ def _end(error: AimassError, *, as_json: bool) -> NoReturn:
 @_refusals_shown
 def init(state_dir: Path, hosts: tuple[str, ...], https_port: int, broker_port: int, bind: str, as_json: bool) -> None:
     """Make a new cloud: authority, keys, database, settings. Prints the first api-key, once."""
+    from aimass_cloud.settings import load_settings
+    from aimass_cloud.usecases.addresses import public_url
     from aimass_cloud.usecases.setup import make_cloud
 
     made = make_cloud(state_dir, hosts=hosts, https_port=https_port, broker_port=broker_port, bind=bind)
     ca = made.state_dir.absolute() / "pki" / "root.pem"
-    url = f"https://{f'[{hosts[0]}]' if ':' in hosts[0] else hosts[0]}:{https_port}"
+    url = public_url(load_settings(made.state_dir))
     if as_json:
         click.echo(json.dumps({"api_key": made.api_key, "url": url, "ca": str(ca), "root_sha256": made.root_sha256}))
         return
@@ -136,14 +138,18 @@ def run(state_dir: Path, as_json: bool) -> None:
     """Run the cloud until SIGTERM or Ctrl-C: broker, API, workers."""
     from aimass_cloud.app import Cloud, wait_for
     from aimass_cloud.settings import load_settings
+    from aimass_cloud.usecases.addresses import public_url
 
+    cloud = Cloud(state_dir, load_settings(state_dir))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    cloud = Cloud(state_dir, load_settings(state_dir))
 
     def say_ready() -> None:
-        url, broker = cloud.public_url, {"host": cloud.settings.broker_host, "port": cloud.settings.broker_port}
+        url, broker = (
+            public_url(cloud.settings),
+            {"host": cloud.settings.broker_host, "port": cloud.settings.broker_port},
+        )
         if as_json:
             click.echo(json.dumps({"event": "ready", "url": url, "broker": broker, "pid": os.getpid()}))
         else:
@@ -184,17 +190,18 @@ def enrol_token(state_dir: Path, identity: str, ttl_s: float | None, as_json: bo
     "--home", type=click.Path(path_type=Path, file_okay=False), required=True, help="The worker's own folder."
 )
 @click.option("--token", default="", help="Enrol-token for the first start; '-' reads it from standard input.")
+@click.option("--pool", default="default", show_default=True, help="The pool it answers for; must be the token's.")
 @click.option("--with-parent", is_flag=True, hidden=True, help="End when the process that started this one ends.")
 @_refusals_shown
-def worker(home: Path, token: str, with_parent: bool) -> None:
+def worker(home: Path, token: str, pool: str, with_parent: bool) -> None:
     """Run one worker of a pool; 'run' starts those of this machine by itself."""
     if with_parent:
         _end_with_parent()
-    from aimass_cloud.pool.worker import run_worker
+    from aimass_cloud.pool.worker import WorkerSettings, run_worker
 
     if token == "-":  # noqa: S105  the usual word for standard input
         token = sys.stdin.readline().strip()
-    run_worker(home, token=token)
+    run_worker(home, token=token, settings=WorkerSettings(pool=pool))
 
 
 def _end_with_parent() -> None:

@@ -13,19 +13,18 @@ It starts from the broker outwards and stops the other way round.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from aimass.device.files import make_folder, remove_tree, write_atomic
-from aimass.device.identity import Identity
-from aimass.errors import AimassError, ConfigError, IdentityError
+from aimass.errors import AimassError, ConfigError
 from aimass.transport.base import TlsFiles
 from aimass.transport.mqtt import MqttTransport
+from aimass.wire.ids import SERVICE_PREFIX
 from aimass_cloud.api.factory import create_api
 from aimass_cloud.api.server import HttpsServer
 from aimass_cloud.api.services import Services
@@ -35,24 +34,28 @@ from aimass_cloud.broker.config import BrokerConfig
 from aimass_cloud.broker.dynsec import Grant, Role, write_dynsec
 from aimass_cloud.broker.supervisor import BrokerSupervisor
 from aimass_cloud.build.findings import BuildLimits
-from aimass_cloud.build.runner import examine, unpack
+from aimass_cloud.build.runner import Examiner
 from aimass_cloud.fleet.accounts import BrokerAccounts
 from aimass_cloud.fleet.control import FleetControl
 from aimass_cloud.fleet.outlet import FleetOutlet
-from aimass_cloud.fleet.workers import WorkerProcess
+from aimass_cloud.fleet.pool import LocalPool
+from aimass_cloud.fleet.pool import names as worker_names
 from aimass_cloud.pki.authority import Authority
-from aimass_cloud.settings import CloudSettings
+from aimass_cloud.settings import CloudSettings, UploadSettings
 from aimass_cloud.store.lock import state_lock
 from aimass_cloud.store.sql import SqlStore
+from aimass_cloud.usecases.addresses import certificate_names, invitations, reach
 from aimass_cloud.usecases.base import Clock, grant_of, now_ms
 from aimass_cloud.usecases.certificates import CONTROL_IDENTITY, ServiceCertificates, ServiceLives
 from aimass_cloud.usecases.deployments import Deployments, entitled_blobs
 from aimass_cloud.usecases.device_auth import DeviceAuth
 from aimass_cloud.usecases.devices import Devices
-from aimass_cloud.usecases.enrolment import CertificateLives, Enrolment, Invitation
+from aimass_cloud.usecases.enrolment import CertificateLives, Enrolment
+from aimass_cloud.usecases.holds import BlobHolds
 from aimass_cloud.usecases.idempotency import Idempotency
-from aimass_cloud.usecases.models import Models, Workshop
-from aimass_cloud.usecases.setup import CONTROL_KEY, DATABASE, PUBLISHER_KEY, bracketed, is_made, public_url, read_key
+from aimass_cloud.usecases.models import Models
+from aimass_cloud.usecases.setup import CONTROL_KEY, DATABASE, PUBLISHER_KEY, is_made, read_key
+from aimass_cloud.usecases.workshop import Workshop
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,6 @@ TICK_S = 0.2
 PRUNE_EVERY_S = 3600.0
 KEEP_EXPIRED_MS = 30 * 86_400_000
 WORKER_TOKEN_S = 300.0
-THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 class Cloud:
@@ -93,82 +95,83 @@ class Cloud:
             self._stack.close()
             raise
 
-    # --- the parts
+    # --- the parts, each on those above it
 
     def _put_together(self) -> None:
-        settings, folder, clock = self.settings, self.state_dir, self._clock
+        self._open_state()
+        self._make_broker()
+        self._make_use_cases()
+        self._make_doors()
+
+    def _open_state(self) -> None:
+        folder, settings, clock = self.state_dir, self.settings, self._clock
         self.store = SqlStore.open(folder / DATABASE, clock=clock)
         self._stack.callback(self.store.close)
         self.blobs = LocalBlobStore(folder / "blobs")
+        self.publisher, self.control = read_key(folder, PUBLISHER_KEY), read_key(folder, CONTROL_KEY)
         self.authority = Authority.open(folder / "pki", clock=clock)
-        publisher, control = (read_key(folder, path) for path in (PUBLISHER_KEY, CONTROL_KEY))
+        lives = settings.lifetimes
         self.certificates = ServiceCertificates(
             self.authority,
             self.store,
             folder,
-            hosts=_names(settings.hosts, settings.https.bind),
-            broker_hosts=_names((settings.broker_host,), settings.broker.bind),
+            hosts=certificate_names(settings.hosts, settings.https.bind),
+            broker_hosts=certificate_names((settings.broker_host,), settings.broker.bind),
             lives=ServiceLives(
-                service_s=settings.lifetimes.service_s,
-                broker_s=settings.lifetimes.broker_s,
-                https_s=settings.lifetimes.https_s,
-                crl_s=settings.lifetimes.crl_s,
+                service_s=lives.service_s, broker_s=lives.broker_s, https_s=lives.https_s, crl_s=lives.crl_s
             ),
             clock=clock,
         )
         self.certificates.ensure()
 
-        # the broker, and our connection to it
-        broker = BrokerConfig.in_folder(folder / "broker", bind=settings.broker.bind, port=settings.broker.port)
-        self.broker = BrokerSupervisor(broker, before_start=self._write_broker_files)
+    def _make_broker(self) -> None:
+        """The broker and our own connection to it."""
+        folder, settings = self.state_dir, self.settings.broker
+        config = BrokerConfig.in_folder(folder / "broker", bind=settings.bind, port=settings.port)
+        self.broker = BrokerSupervisor(config, before_start=self._write_broker_files)
         tls = TlsFiles(folder / "pki" / "root.pem", self.certificates.control_file, self.certificates.control_file)
-        self.transport = MqttTransport(CONTROL_IDENTITY, _reach(settings.broker.bind), settings.broker.port, tls)
+        # No session is kept for us: what waited in one would look like live evidence when it comes.
+        self.transport = MqttTransport(CONTROL_IDENTITY, reach(settings.bind), settings.port, tls, session_expiry_s=0)
         self.accounts = BrokerAccounts(DynamicSecurity(self.transport), self._grants)
         self.fleet = FleetControl(self.transport, self.store, epoch=self.store.epoch)
         self.outlet = FleetOutlet(self.transport, on_link_up=self._link_up)
 
-        # the use cases
-        self.deployments = Deployments(self.store, control, self.outlet, clock=clock)
-        self.devices = Devices(
-            self.store, self.fleet, self.accounts, self.outlet, on_revoked=self.certificates.publish_crl, clock=clock
-        )
-        pinned = {
-            "publisher_keys": (publisher.public.to_pem().decode(),),
-            "control_keys": (control.public.to_pem().decode(),),
-        }
+    def _make_use_cases(self) -> None:
+        settings, store, clock = self.settings, self.store, self._clock
+        publish_crl = self.certificates.publish_crl
+        self.deployments = Deployments(store, self.control, self.outlet, clock=clock)
+        self.devices = Devices(store, self.fleet, self.accounts, self.outlet, on_revoked=publish_crl, clock=clock)
+        for_devices, for_workers = invitations(settings, publisher=self.publisher.public, control=self.control.public)
         self.enrolment = Enrolment(
-            self.store,
+            store,
             self.authority,
             self.accounts,
-            invitation=Invitation(
-                url=self.public_url,
-                broker_host=settings.broker_host,
-                broker_port=settings.broker_port,
-                **pinned,
-            ),
-            local=Invitation(
-                url=f"https://{bracketed(_reach(settings.https.bind))}:{settings.https.port}",
-                broker_host=_reach(settings.broker.bind),
-                broker_port=settings.broker.port,
-                **pinned,
-            ),
-            local_names=frozenset(f"svc:{name}" for name in self._worker_names()),
-            lives=CertificateLives(
-                device_s=settings.lifetimes.device_s, service_s=settings.lifetimes.service_s, grace_s=settings.grace_s
-            ),
+            invitation=for_devices,
+            local=for_workers,
+            local_names=frozenset(f"{SERVICE_PREFIX}{name}" for name in worker_names(settings.pool.workers)),
+            lives=CertificateLives(device_s=settings.lifetimes.device_s, service_s=settings.lifetimes.service_s),
             on_enrolled=lambda identity: self.deployments.refresh([identity]),
-            on_revoked=self.certificates.publish_crl,
+            on_revoked=publish_crl,
             clock=clock,
+        )
+        self.device_auth = DeviceAuth(store, entitled=entitled_blobs, grace_s=settings.grace_s, clock=clock)
+        self.idempotency = Idempotency(store, clock=clock)
+        self.holds = BlobHolds(store, self.blobs)
+        self.examiner = Examiner()
+        workshop = Workshop(
+            self.state_dir / "work",
+            self.blobs,
+            _limits(settings.uploads),
+            examine=self.examiner.examine,
+            unpack=self.examiner.unpack,
         )
         self.models = Models(
-            self.store,
-            self.blobs,
-            publisher,
-            Workshop(examine=examine, unpack=unpack, folder=folder / "work", limits=_limits(settings)),
-            on_changed=self.deployments.refresh,
-            clock=clock,
+            store, self.holds, self.publisher, workshop, on_changed=self.deployments.refresh, clock=clock
         )
-        self.idempotency = Idempotency(self.store, clock=clock)
+
+    def _make_doors(self) -> None:
+        """The API, the workers, the timers."""
+        settings = self.settings
         services = Services(
             store=self.store,
             blobs=self.blobs,
@@ -176,21 +179,25 @@ class Cloud:
             deployments=self.deployments,
             devices=self.devices,
             enrolment=self.enrolment,
-            device_auth=DeviceAuth(self.store, entitled=entitled_blobs, grace_s=settings.grace_s, clock=clock),
+            device_auth=self.device_auth,
             idempotency=self.idempotency,
             root_pem=self.authority.root_pem.decode(),
             chain_pem=self.authority.chain_pem.decode(),
             is_ready=self.why_not_ready,
             gauges=self.gauges,
             token_ttl_s=settings.enrol_token_ttl_s,
-            clock=clock,
+            clock=self._clock,
         )
-
-        # the API, the workers, the timers
         self.https = HttpsServer(
             create_api(services), self.certificates.https_file, bind=settings.https.bind, port=settings.https.port
         )
-        self.workers = [self._worker(name) for name in self._worker_names()]
+        self.pool = LocalPool(
+            self.state_dir,
+            pool=settings.pool.name,
+            count=settings.pool.workers,
+            is_good=self._is_good_certificate,
+            new_token=self._worker_token,
+        )
         self._stopping = threading.Event()
         self._timers = threading.Thread(target=self._run_timers, name="timers", daemon=True)
         self.certificates.use("https", self.https.reload_certificate)
@@ -215,14 +222,9 @@ class Cloud:
     def stop(self) -> None:
         """Stop everything, in a few seconds. May be called again."""
         self._stopping.set()
-        for worker in self.workers:
-            worker.begin_stop()
+        self.examiner.close()
+        self.pool.begin_stop()
         self._stack.close()
-
-    @property
-    def public_url(self) -> str:
-        """Where devices and people reach the API."""
-        return public_url(self.settings)
 
     def why_not_ready(self) -> str:
         """Empty when all parts work, else which one does not."""
@@ -253,14 +255,14 @@ class Cloud:
             "enrolments_total": {"": self.enrolment.count},
             "broker_restarts_total": {"": self.broker.restarts},
             "broker_connected": {"": self.transport.connected},
-            "worker_restarts_total/worker": {worker.name: worker.restarts for worker in self.workers},
+            "worker_restarts_total/worker": self.pool.restarts(),
             "fleet_total/what": self.fleet.counts(),
             "desired_waiting": {"": self.outlet.waiting},
         }
 
     def _start(self) -> None:
         self.blobs.sweep()
-        self.models.sweep()
+        self.holds.sweep()
         remove_tree(self.state_dir / "work")
         make_folder(self.state_dir / "work")
         self.deployments.refresh()  # a restored store has a new epoch: every document is made anew
@@ -278,9 +280,8 @@ class Cloud:
         self._await_link()
         self._timers.start()
         self._stack.callback(self._timers.join)
-        for worker in self.workers:
-            worker.start()
-            self._stack.callback(worker.stop)
+        self.pool.start()
+        self._stack.callback(self.pool.stop)
 
     def _await_link(self) -> None:
         deadline = time.monotonic() + LINK_TIMEOUT_S
@@ -337,37 +338,20 @@ class Cloud:
 
     _written_pid: int | None = None
 
-    # --- workers
+    # --- the workers of this machine
 
-    def _worker_names(self) -> list[str]:
-        return [f"worker-{number}" for number in range(self.settings.pool.workers)]
-
-    def _worker(self, name: str) -> WorkerProcess:
-        return WorkerProcess(name, lambda: self._worker_command(name))
-
-    def _worker_command(self, name: str) -> tuple[Sequence[str], str]:
-        home = self.state_dir / "workers" / name
-        token = "" if self._knows_worker(f"svc:{name}", home) else self._worker_token(f"svc:{name}")
-        if token:
-            remove_tree(home / "identity")
-        argv = [sys.executable, "-m", "aimass_cloud", "--dir", str(self.state_dir), "worker"]
-        return [*argv, "--home", str(home), "--token", "-", "--with-parent"], f"{token}\n"
-
-    def _knows_worker(self, identity: str, home: Path) -> bool:
-        """Whether the worker has a certificate that is still good here (it may be from before a restore)."""
-        try:
-            serial = Identity.load(home).serial
-        except IdentityError:
-            return False
+    def _is_good_certificate(self, identity: str, serial: str) -> bool:
         with self.store.read() as tx:
             grace_ms = round(self.settings.grace_s * 1000)
             usable = tx.certificates.usable(identity, now_ms=now_ms(self._clock), grace_ms=grace_ms)
+            worker = tx.devices.find(identity)
+        if worker is None or worker.pool != self.settings.pool.name:  # the pool was renamed: its rights are for another
+            return False
         return serial in {record.serial for record in usable}
 
     def _worker_token(self, identity: str) -> str:
-        return self.enrolment.create_token(
-            identity, ttl_s=WORKER_TOKEN_S, role=Role.DISPATCHER, pool=self.settings.pool.name
-        )
+        pool = self.settings.pool.name
+        return self.enrolment.create_token(identity, ttl_s=WORKER_TOKEN_S, role=Role.DISPATCHER, pool=pool)
 
 
 def wait_for(stop: threading.Event, cloud: Cloud, on_ready: Callable[[], None]) -> None:
@@ -386,18 +370,7 @@ def wait_for(stop: threading.Event, cloud: Cloud, on_ready: Callable[[], None]) 
         cloud.stop()
 
 
-def _names(hosts: Sequence[str], bind: str) -> tuple[str, ...]:
-    """All names a certificate must carry: those told to others, and those used on this machine."""
-    return tuple(dict.fromkeys((*hosts, *THIS_MACHINE, _reach(bind))))
-
-
-def _reach(bind: str) -> str:
-    """The address at which a listener on ``bind`` is reached from this machine."""
-    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104  compared, not bound
-
-
-def _limits(settings: CloudSettings) -> BuildLimits:
-    uploads = settings.uploads
+def _limits(uploads: UploadSettings) -> BuildLimits:
     return BuildLimits(
         max_model_bytes=uploads.max_model_bytes,
         memory_bytes=uploads.check_memory_bytes,

@@ -3,13 +3,15 @@
 GET  /v1/status             how the agent stands
 GET  /v1/models             every model version that answers
 GET  /v1/models/{name}      its default version, or ?version=N
-POST /v1/outbox/{stream}    {"kind", "data"} is kept for the cloud; answers {"seq"} once it is safe on disk
+POST /v1/outbox/{stream}    {"kind", "data", "id"} is kept for the cloud; answers {"seq"} once it is safe on disk.
+                            "id" may be left out; with it the same call may be made again and is kept once
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -29,8 +31,8 @@ _RECORD_THREADS = 16
 class Keeps(Protocol):
     """What the door needs of an outbox."""
 
-    def append(self, stream: str, kind: str, data: Mapping[str, Any]) -> int:
-        """Keeps a record; it is durable when this returns."""
+    def append(self, stream: str, kind: str, data: Mapping[str, Any], *, id: str = "") -> int:  # noqa: A002
+        """Keeps a record, once for each id; it is durable when this returns."""
 
 
 class ManagementDoor:
@@ -80,9 +82,9 @@ class ManagementDoor:
 
     async def _record(self, scope: Scope, receive: Receive, stream: str) -> int:
         body = await read_body(scope, receive, max_bytes=MAX_RECORD_BYTES, timeout_s=_BODY_TIMEOUT_S)
-        kind, data = _parse_record(body)
-        append = self._outbox.append
-        return await asyncio.get_running_loop().run_in_executor(self._threads, append, stream, kind, data)
+        kind, data, record_id = _parse_record(body)
+        append = functools.partial(self._outbox.append, stream, kind, data, id=record_id)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, append)
 
 
 def _asked_version(scope: Scope) -> str:
@@ -90,16 +92,17 @@ def _asked_version(scope: Scope) -> str:
     return checked_version(query.get("version", [""])[0])
 
 
-def _parse_record(body: bytes) -> tuple[str, dict[str, Any]]:
+def _parse_record(body: bytes) -> tuple[str, dict[str, Any], str]:
     try:
         parsed = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
         raise InputError(f"the record is not JSON: {exc}", hint='send {"kind": text, "data": {...}}') from exc
-    kind = parsed.get("kind", "event") if isinstance(parsed, dict) else None
-    data = parsed.get("data") if isinstance(parsed, dict) else None
-    if not isinstance(kind, str) or not isinstance(data, dict):
-        raise InputError("a record has a text 'kind' and an object 'data'", hint='send {"kind": text, "data": {...}}')
-    return kind, data
+    fields = parsed if isinstance(parsed, dict) else {}
+    kind, data, record_id = fields.get("kind", "event"), fields.get("data"), fields.get("id", "")
+    if not isinstance(kind, str) or not isinstance(data, dict) or not isinstance(record_id, str):
+        message = "a record has an object 'data', and may have a text 'kind' and a text 'id'"
+        raise InputError(message, hint='send {"kind": text, "data": {...}}')
+    return kind, data, record_id
 
 
 def _refuse_constant(name: str) -> Any:

@@ -54,7 +54,7 @@ def metrics_of(status: Mapping[str, Any], process: Mapping[str, Any], *, at_s: f
         "offload_share": round(offloaded / max(1, sum(counts)), 4),
         "fallbacks": measured.get("fallbacks", 0),
         "drops": measured.get("drops", {}),
-        "breaker": status["offload"].get("breaker", ""),
+        "breaker": status["offload"]["breaker"],
         "outbox_pending": status["outbox"]["pending"],
         "certificate_days_left": status["certificate"]["days_left"],
     }

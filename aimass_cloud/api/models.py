@@ -15,8 +15,8 @@ from aimass_cloud.api.repeat import IdempotencyKey, once
 from aimass_cloud.api.services import Given, Services
 from aimass_cloud.api.uploads import Receivers, receive
 from aimass_cloud.store.records import ApiKeyRecord
-from aimass_cloud.usecases.models import Upload
 from aimass_cloud.usecases.package import UploadForm
+from aimass_cloud.usecases.upload import Upload
 
 router = APIRouter(tags=["models"])
 

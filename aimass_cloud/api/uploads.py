@@ -14,8 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from aimass.errors import AimassError, CancelledError, FrameTooLargeError, InputError, OverloadError
 from aimass_cloud.api.multipart import Event, PartBegin, PartData, PartEnd, read_parts
-from aimass_cloud.usecases.models import Models, Upload
+from aimass_cloud.usecases.models import Models
 from aimass_cloud.usecases.package import MAX_FORM_BYTES, UploadForm
+from aimass_cloud.usecases.upload import Upload
 
 AT_ONCE = 8
 PIECE_BYTES = 512 * 1024

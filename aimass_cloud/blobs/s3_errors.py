@@ -1,4 +1,4 @@
-"""What goes wrong with S3, in our words. Reads boto3's exceptions by their class names, so that it need not import them."""
+"""What goes wrong with S3, in our words. Knows boto3's exceptions by their class names, so as not to import them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from aimass.errors import AimassError, ConfigError, NoSpaceError, NotFoundError, StoreError
 
 _LIBRARIES = frozenset({"boto3", "botocore", "s3transfer"})
-_UNREACHABLE = frozenset({"HTTPClientError", "IncompleteReadError", "ResponseStreamingError"})
+_UNREACHABLE = frozenset({"ConnectionError", "HTTPClientError", "IncompleteReadError", "ResponseStreamingError"})
 _SETTINGS = frozenset(
     {
         "NoCredentialsError",

@@ -13,6 +13,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import aimass.errors
 import aimass_cloud
-from aimass.errors import FrameError, ModelInvalidError
+from aimass.errors import CancelledError, FrameError, ModelInvalidError
 from aimass_cloud.build.findings import BuildLimits, Findings, Job
 from aimass_cloud.build.unpack import FILE_NAME
 
@@ -32,56 +33,89 @@ LOG_TAIL_BYTES = 2000
 HOSTILE_HINT = "such a file is broken or was made to break the checker; export the model again"
 
 
-def examine(job: Job) -> Findings:
-    """Examine the model in ``job.folder`` in a child process; blocks until it ends.
+class Examiner:
+    """Runs examinations. Its methods may be called from many threads; each call has a child process of its own."""
 
-    Side effects: the child writes ``job.golden_file`` where golden vectors could be made, and a log.
+    def __init__(self) -> None:
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._closed = False
 
-    Raises:
-        ModelInvalidError: it is no usable model, or examining it took too much.
-    """
-    try:
-        return Findings.from_dict(_run(job)["findings"])
-    except (KeyError, FrameError) as exc:
-        raise _invalid("crash", "the checker's answer cannot be read", HOSTILE_HINT) from exc
+    def examine(self, job: Job) -> Findings:
+        """Examine the model in ``job.folder``; blocks until the child ends.
+
+        Side effects: the child writes ``job.golden_file`` where golden vectors could be made, and a log.
+
+        Raises:
+            ModelInvalidError: it is no usable model, or examining it took too much.
+            CancelledError: closed meanwhile.
+        """
+        try:
+            return Findings.from_dict(self._run(job)["findings"])
+        except (KeyError, FrameError) as exc:
+            raise _invalid("crash", "the checker's answer cannot be read", HOSTILE_HINT) from exc
+
+    def unpack(self, job: Job) -> list[str]:
+        """Take the archive ``job.main_file`` apart; the names of its files, which lie beside it.
+
+        Raises:
+            ModelInvalidError: it is no archive that can be used.
+            CancelledError: closed meanwhile.
+        """
+        names = self._run(replace(job, is_archive=True)).get("unpacked")
+        if not isinstance(names, list) or not all(
+            isinstance(name, str) and FILE_NAME.fullmatch(name) for name in names
+        ):
+            raise _invalid("crash", "the checker's answer cannot be read", HOSTILE_HINT)
+        return names
+
+    def close(self) -> None:
+        """End what is under way, at once; nothing more is begun."""
+        with self._lock:
+            self._closed = True
+            for child in self._children:
+                _kill(child)
+
+    def _run(self, job: Job) -> dict[str, Any]:
+        """Run the child; its answer, when it is none of the refusals."""
+        child = self._spawn(job)
+        try:
+            answer = _talk(child, job)
+        finally:
+            _kill(child)
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None and not pipe.closed:
+                    pipe.close()
+            with self._lock:
+                self._children.discard(child)
+                closed = self._closed
+        if answer is None and closed:
+            raise CancelledError("the cloud is stopping", hint="send it again when it is back", retryable=True)
+        if answer is None:
+            raise _how_it_died(child.returncode, job)
+        return _answer(answer, job.limits)
+
+    def _spawn(self, job: Job) -> subprocess.Popen[bytes]:
+        with self._lock, (Path(job.folder) / LOG_NAME).open("wb") as log_file:
+            if self._closed:
+                raise CancelledError("the cloud is stopping", hint="send it again when it is back", retryable=True)
+            child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "aimass_cloud.build.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+                cwd=job.folder,
+                env=_environment(job.folder),
+                start_new_session=True,
+            )
+            self._children.add(child)
+            return child
 
 
-def unpack(job: Job) -> list[str]:
-    """Take the archive ``job.main_file`` apart in a child process; the names of its files, which lie beside it.
-
-    Raises:
-        ModelInvalidError: it is no archive that can be used.
-    """
-    names = _run(replace(job, is_archive=True)).get("unpacked")
-    if not isinstance(names, list) or not all(isinstance(name, str) and FILE_NAME.fullmatch(name) for name in names):
-        raise _invalid("crash", "the checker's answer cannot be read", HOSTILE_HINT)
-    return names
-
-
-def _run(job: Job) -> dict[str, Any]:
-    """Run the child; its answer, when it is none of the refusals."""
-    with (Path(job.folder) / LOG_NAME).open("wb") as log_file:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "aimass_cloud.build.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log_file,
-            cwd=job.folder,
-            env=_environment(job.folder),
-            start_new_session=True,
-        )
-    try:
-        answer = _talk(child, job)
-    finally:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None and not pipe.closed:
-                pipe.close()
-    if answer is None:
-        raise _how_it_died(child.returncode, job)
-    return _answer(answer, job.limits)
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _environment(folder: str) -> dict[str, str]:

@@ -35,7 +35,9 @@ MAX_QUEUED = 20_000
 MAX_QUEUED_BYTES = 64 << 20
 MAX_BATCH = 500
 TICK_S = 0.5
-"""How often presence is looked over and evidence is written; a batch of messages is taken at once."""
+"""How often presence is looked over; a batch of messages is taken at once."""
+EVIDENCE_EVERY_S = 5.0
+"""How often evidence is written. Only a restart needs it, and each write costs a sync of the disk."""
 RETRY_S = 1.0
 MAX_TELEMETRY_NAMES = 16
 MAX_POOL_NODES = 1000
@@ -202,12 +204,24 @@ class FleetControl:
     # on the ingest thread
 
     def _run(self) -> None:
+        evidence_at = time.monotonic() + EVIDENCE_EVERY_S
         while not self._closed.is_set() or not self._queue.empty():
-            batch = self._take()
-            while batch and not self._store_batch(batch):
-                if self._closed.wait(RETRY_S):
-                    return
-            self._tick()
+            try:
+                self._ingest()
+                self._look_over()
+                if time.monotonic() >= evidence_at:
+                    evidence_at = time.monotonic() + EVIDENCE_EVERY_S
+                    self._write_evidence()
+            except Exception:  # the thread must go on: without it nothing that devices send is kept any more
+                log.exception("taking in what devices sent failed")
+                self._count("dropped.failure")
+        self._write_evidence()
+
+    def _ingest(self) -> None:
+        batch = self._take()
+        while batch and not self._store_batch(batch):
+            if self._closed.wait(RETRY_S):
+                return
 
     def _take(self) -> list[News]:
         batch: list[News] = []
@@ -263,26 +277,32 @@ class FleetControl:
             # The device asks again, at the next link or after a while.
             log.debug("an acknowledgement for %s was not sent: %s", head.device, exc)
 
-    def _tick(self) -> None:
-        """Write evidence, and tell of devices that came and went."""
+    def _look_over(self) -> None:
+        """Tell of devices that came and went; forget those that are none (a last message of one just removed)."""
+        with self._lock:
+            changed = self._book.changed(self._moment())
+        if not changed:
+            return
+        with self._store.read() as tx:
+            known = {identity for identity, _ in changed if tx.devices.find(identity) is not None}
+        for identity, presence in changed:
+            if identity in known:
+                log.info("%s is %s", identity, presence.state)
+            else:
+                self.forget(identity)
+
+    def _write_evidence(self) -> None:
         with self._lock:
             heard, self._heard = self._heard, {}
-            changed = self._book.changed(self._moment())
-        for identity, presence in changed:
-            log.info("%s is %s", identity, presence.state)
-        if not heard and not changed:
+        if not heard:
             return
         try:
             with self._store.write() as tx:
                 tx.devices.record_evidence(heard)
-                strangers = [name for name, _ in changed if tx.devices.find(name) is None]
         except AimassError as exc:
-            log.error("cannot store evidence: %s", exc)  # noqa: TRY400  the message is enough
+            log.error("cannot store evidence, will try again: %s", exc)  # noqa: TRY400  the message is enough
             with self._lock:
                 self._heard = {**heard, **self._heard}
-            return
-        for identity in strangers:  # a last message of a device that was just removed
-            self.forget(identity)
 
     def _count(self, name: str) -> None:
         with self._lock:

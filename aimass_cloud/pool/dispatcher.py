@@ -104,6 +104,7 @@ class Dispatcher:
         self._clock = clock
         self._share = topics.infer_share(pool)
         self._state = "serving"
+        self._is_refused = False
         self._announced = b""
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
@@ -117,7 +118,8 @@ class Dispatcher:
 
     def announce(self) -> None:
         """Publish the pool's state if it has changed: call it after models came or went."""
-        payload = cloud_state(self._transport.identity, self._pool, self._state, self._runtime.models())
+        state = "refused" if self._is_refused else self._state
+        payload = cloud_state(self._transport.identity, self._pool, state, self._runtime.models())
         if payload != self._announced and self._transport.connected:
             try:
                 self._transport.publish(topics.cloud_state(self._transport.identity), payload, qos=1, retain=True)
@@ -157,8 +159,16 @@ class Dispatcher:
 
     def _on_link(self, up: bool) -> None:
         self._announced = b""
-        if up:
-            self.announce()
+        if not up:
+            return
+        self._is_refused = self._share in self._transport.refusals()
+        if self._is_refused:
+            log.error(
+                "%s may not answer for pool %s: its enrol-token was for another one",
+                self._transport.identity,
+                self._pool,
+            )
+        self.announce()
 
     def _on_request(self, message: Message) -> None:
         received_at = self._clock()
@@ -227,8 +237,7 @@ class Dispatcher:
     def _frame(self, job: _Job, answer: Answer) -> bytes:
         if answer.late or self._clock() >= job.ends_at:
             raise DeadlineError("the answer came too late to be sent")
-        response = answer.to_response(job.id)
-        frame = pack_response(replace(response, parameters={**response.parameters, "served_by": "cloud"}))
+        frame = pack_response(answer.to_response(job.id))
         if len(frame) > job.max_answer_bytes:
             raise FrameTooLargeError(
                 f"the answer of {len(frame)} bytes is above the requester's limit",

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aimass.errors import NotFoundError
-from aimass.wire.ids import device_of
 from aimass_cloud.broker.dynsec import Role
 from aimass_cloud.fleet.presence import Presence
 from aimass_cloud.store.base import Store, Transaction
@@ -132,7 +131,7 @@ class Devices:
             with self._store.write() as tx:
                 if tx.devices.get(identity).role == Role.CONTROL:
                     raise NotFoundError(f"there is no device {identity!r}")
-                members = [item.id for item in tx.devices.list() if identity in {item.id, device_of(item.id)}]
+                members = [item.id for item in tx.devices.family(identity)]
                 for member in members:
                     tx.certificates.revoke(member, now_ms=now, reason="removed")
             self._on_revoked()

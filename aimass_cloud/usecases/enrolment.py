@@ -59,7 +59,6 @@ class CertificateLives:
 
     device_s: float
     service_s: float
-    grace_s: float
 
 
 class Enrolment:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -19,11 +19,12 @@ from aimass.device.files import make_folder, write_atomic
 from aimass.errors import ConfigError, ConflictError
 from aimass.package.keys import SigningKey
 from aimass.wire.ids import is_service
-from aimass_cloud.broker.config import find_mosquitto, find_plugin
+from aimass_cloud.broker.config import find_mosquitto
 from aimass_cloud.broker.dynsec import Role
 from aimass_cloud.pki.authority import Authority
-from aimass_cloud.settings import FILE_NAME, CloudSettings, load_settings, write_settings
+from aimass_cloud.settings import FILE_NAME, load_settings, write_settings
 from aimass_cloud.store.sql import SqlStore
+from aimass_cloud.usecases.addresses import public_url
 from aimass_cloud.usecases.base import Clock, now_ms
 from aimass_cloud.usecases.certificates import CONTROL_IDENTITY
 from aimass_cloud.usecases.enrolment import new_token
@@ -56,6 +57,7 @@ def make_cloud(
     broker_port: int,
     bind: str = "",
     clock: Clock = time.time,
+    check_broker: Callable[[], object] = find_mosquitto,
 ) -> NewCloud:
     """Make a cloud.
 
@@ -66,6 +68,7 @@ def make_cloud(
         broker_port: of the broker.
         bind: address to listen on; all of them when empty.
         clock: unix seconds.
+        check_broker: raises ConfigError when there is no broker on this machine.
 
     Raises:
         ConflictError: there is one in that folder, or something else.
@@ -75,8 +78,7 @@ def make_cloud(
         hint = "start it with 'run'; for a new cloud name another folder"
         raise ConflictError(f"there is a cloud in {state_dir} already", hint=hint)
     _check_bind(bind)
-    find_mosquitto()
-    find_plugin()
+    check_broker()
     _clear_remains(state_dir)
     part = state_dir / PART
     make_folder(part)
@@ -158,16 +160,6 @@ def make_enrol_token(
         store.close()
     token = EnrolToken(url=public_url(settings), id=identity, secret=secret, ca=root_sha256).encode()
     return token, datetime.fromtimestamp(clock() + lifetime_s, UTC).isoformat(timespec="seconds")
-
-
-def public_url(settings: CloudSettings) -> str:
-    """Where devices and people reach the API."""
-    return f"https://{bracketed(settings.hosts[0])}:{settings.https.port}"
-
-
-def bracketed(host: str) -> str:
-    """A host as URLs have it: an IPv6 address in brackets."""
-    return f"[{host}]" if ":" in host else host
 
 
 def read_key(state_dir: Path, path: Path) -> SigningKey:

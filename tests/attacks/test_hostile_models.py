@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import tarfile
 import threading
 import time
 import zipfile
@@ -17,12 +18,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from aimass.errors import ModelInvalidError
+from aimass.errors import CancelledError, ModelInvalidError
 from aimass_cloud.build.findings import BuildLimits, Job
-from aimass_cloud.build.runner import examine
+from aimass_cloud.build.runner import Examiner
 from tests.fakes.cloud_models import affine, affine_bytes, external, model, value
 
 MIB = 1 << 20
+examine = Examiner().examine
 
 
 def job(folder: Path, files: tuple[str, ...] = (), **limits: Any) -> Job:
@@ -261,3 +263,29 @@ def test_no_child_is_left_behind(tmp_path: Path) -> None:
     mine = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children").read_text().split()
     for pid in mine:
         assert "aimass_cloud.build.child" not in Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def test_closing_ends_what_is_under_way(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(endless().SerializeToString())
+    examiner = Examiner()
+    timer = threading.Timer(1.0, examiner.close)
+    timer.start()
+    with pytest.raises(CancelledError):
+        examiner.examine(job(tmp_path))
+    timer.join()
+    with pytest.raises(CancelledError):
+        examiner.examine(job(tmp_path))
+
+
+def test_an_archive_is_taken_apart_in_the_child_and_a_bomb_is_stopped_there(tmp_path: Path) -> None:
+    for name, size in (("good.tar.gz", 1000), ("bomb.tar.gz", 50 * MIB)):
+        with tarfile.open(tmp_path / name, "w:gz") as tar:
+            info = tarfile.TarInfo("m.onnx")
+            info.size = size
+            tar.addfile(info, io.BytesIO(bytes(size)))
+    limits = BuildLimits(max_model_bytes=MIB)
+    assert Examiner().unpack(Job(str(tmp_path), "good.tar.gz", (), "", "", limits)) == ["m.onnx"]
+    (tmp_path / "m.onnx").unlink()
+    with pytest.raises(ModelInvalidError) as caught:
+        Examiner().unpack(Job(str(tmp_path), "bomb.tar.gz", (), "", "", limits))
+    assert caught.value.reason == "too_large"

@@ -118,7 +118,7 @@ def as_table(results: list[dict[str, Any]], commit: str) -> Table:
     """The figures for a person."""
     table = Table(title=f"AI Mass benchmarks at {commit}")
     for title in ("figure", "value", "unit", "bar", "holds", "how"):
-        table.add_column(title, justify="right" if title in ("value", "bar") else "left")
+        table.add_column(title, justify="right" if title in ("value", "bar") else "left", no_wrap=title != "how")
     for result in results:
         sign = "≥" if result["at_least"] else "≤"
         bar = "" if result["bar"] is None else f"{sign} {result['bar']:g}"

@@ -1,8 +1,8 @@
 """What the runtime adds to a bare engine call, on the caller's thread.
 
-Both call the same model with the same arrays in one process, a thousand times in turn, and the medians of the rounds are
-compared: what disturbs the machine disturbs both. Validation, metrics, the deadline and the building of the answer are
-on; the request is built anew for each call, as an application does.
+Both call the same model with the same arrays in one process, a thousand times in turn, and the medians of the rounds
+are compared: what disturbs the machine disturbs both. Validation, metrics, the deadline and the building of the answer
+are on; the request is built anew for each call, as an application does.
 """
 
 from __future__ import annotations

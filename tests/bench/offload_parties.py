@@ -21,7 +21,7 @@ from paho.mqtt.properties import Properties
 
 from aimass.engine.base import Arrays, Cancel, EngineOptions, Feeds
 from aimass.package.manifest import FileEntry, Manifest, Variant
-from aimass.runtime.runtime import Runtime
+from aimass.runtime.runtime import Runtime, RuntimeSettings
 from aimass.transport import TlsFiles
 from aimass.transport.mqtt import MqttTransport
 from aimass.wire.tensor import Datatype, TensorSpec
@@ -111,7 +111,7 @@ def echo(folder: Path, port: int) -> None:
 
 def pool(folder: Path, port: int) -> None:
     """A pool worker as the product runs it, with the engine left out."""
-    runtime = Runtime([EchoEngine()])
+    runtime = Runtime([EchoEngine()], settings=RuntimeSettings(served_by="cloud"))
     load_echo(runtime, Path(tempfile.mkdtemp()))
     transport = MqttTransport("svc:worker-0", "localhost", port, files(folder, "svc:worker-0"), session_expiry_s=0)
     Dispatcher(transport, runtime).start()

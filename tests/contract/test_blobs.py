@@ -1,8 +1,14 @@
-"""What every blob store does. A further store (S3) is one more entry in ``STORES``."""
+"""What every blob store does. A further store is one more entry in ``STORES``.
+
+The folder runs always. S3 runs against moto's server, which is started for real (marked integration): once with the
+parts it has in production, so that everything here fits into one, and once with parts so small that it is uploaded in
+many.
+"""
 
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,15 +16,47 @@ import pytest
 from aimass.errors import DigestMismatchError, FrameTooLargeError, NotFoundError
 from aimass_cloud.blobs.base import Blob, BlobStore
 from aimass_cloud.blobs.local import LocalBlobStore
+from aimass_cloud.blobs.s3 import S3BlobStore
+from tests.fakes.moto_server import MotoServer
 
-STORES: dict[str, Callable[[Path], BlobStore]] = {"local": LocalBlobStore}
+Opened = AbstractContextManager[BlobStore]
+
+
+def local_store(request: pytest.FixtureRequest) -> Opened:
+    return nullcontext(LocalBlobStore(request.getfixturevalue("tmp_path") / "blobs"))
+
+
+def s3_store(request: pytest.FixtureRequest) -> Opened:
+    server: MotoServer = request.getfixturevalue("s3_server")
+    return closing(S3BlobStore(server.bucket()))
+
+
+def s3_store_with_small_parts(request: pytest.FixtureRequest) -> Opened:
+    server: MotoServer = request.getfixturevalue("s3_server")
+    return closing(S3BlobStore(server.bucket("shared/with/others/"), part_bytes=200_000))
+
+
+STORES: dict[str, Callable[[pytest.FixtureRequest], Opened]] = {
+    "local": local_store,
+    "s3": s3_store,
+    "s3-small-parts": s3_store_with_small_parts,
+}
 DATA = bytes(range(256)) * 4096  # 1 MiB: more than one chunk of any store
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
-@pytest.fixture(params=STORES)
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return STORES[request.param](tmp_path / "blobs")
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoServer]:
+    with MotoServer(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.integration] if name.startswith("s3") else []) for name in STORES]
+)
+def blobs(request: pytest.FixtureRequest) -> Iterator[BlobStore]:
+    with STORES[request.param](request) as store:
+        yield store
 
 
 def read(blobs: BlobStore, digest: str, **window: int) -> bytes:

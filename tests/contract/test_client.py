@@ -37,7 +37,7 @@ class ListOutbox:
     def __init__(self) -> None:
         self.kept: list[Any] = []
 
-    def append(self, stream: str, kind: str, data: Mapping[str, Any]) -> int:
+    def append(self, stream: str, kind: str, data: Mapping[str, Any], *, id: str = "") -> int:  # noqa: A002
         self.kept.append((stream, kind, dict(data)))
         return len(self.kept)
 

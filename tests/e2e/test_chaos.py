@@ -10,7 +10,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -26,6 +26,7 @@ from tests.e2e.steps import await_offload, deploy, events_of, wait_stored
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 SEED = int(os.environ.get("AIMASS_CHAOS_SEED", "20"))
+SOAK_MINUTES = float(os.environ.get("AIMASS_SOAK_MINUTES", "60"))
 GATEWAYS = ("gw-1", "gw-2")
 MODES = ("edge", "cloud", "auto")
 POLICIES = ("saving", "never_worse")
@@ -99,53 +100,87 @@ def running(new_stack: NewStack, data: digits.Digits, classifier: digits.Classif
     return stack
 
 
+class Chaos:
+    """Kills parts of a stack at random moments and brings them back; everything comes from one seed."""
+
+    def __init__(self, stack: Stack, seed: int) -> None:
+        print(f"seed {seed}")
+        self.chance = random.Random(seed)
+        self.outages: dict[str, list[tuple[float, float]]] = {id_: [] for id_ in stack.agents}
+        self._stack = stack
+
+    def steps(self, rounds: int) -> Iterator[None]:
+        """Each kind of kill as often as there are rounds, in random order."""
+        plan = [self.kill_broker, self.kill_cloud, self.kill_agent] * rounds
+        self.chance.shuffle(plan)
+        for step in plan:
+            time.sleep(self.chance.uniform(0.3, 2.5))  # the random moment
+            print(f"{time.monotonic():.1f} {step.__name__}")
+            step()
+            yield
+
+    def kill_broker(self) -> None:
+        pid = self._stack.kill_broker()
+        self._stack.wait_broker(not_pid=pid)
+
+    def kill_cloud(self) -> None:
+        self._stack.cloud.kill()
+        time.sleep(self.chance.uniform(0, 1))
+        self._stack.start_cloud()
+
+    def kill_agent(self) -> None:
+        id_ = self.chance.choice(list(self._stack.agents))
+        began = time.monotonic()
+        self._stack.agents[id_].kill()
+        time.sleep(self.chance.uniform(0, 1))
+        self._stack.start_agent(id_)
+        self.outages[id_].append((began, time.monotonic()))
+
+
+def check_all(stack: Stack, chaos: Chaos, applications: list[Application]) -> None:
+    """Every promise, once the stack is whole again and the applications have stopped."""
+    stack.wait_broker()
+    for id_ in stack.agents:
+        stack.wait_online(id_)
+    for application in applications:
+        application.stop()
+    for application in applications:
+        id_ = application.gateway
+        assert application.unexcused(chaos.outages[id_]) == []
+        assert application.answered > 500
+        assert application.by_cloud > 0
+        found = wait_stored(stack, id_, application.taken)
+        assert len(found) == len(set(found)), "a record arrived twice"
+        assert set(found) <= application.taken | application.unsure
+        assert [event["kind"] for event in events_of(stack, id_) if event["kind"] == "gap"] == []
+
+
 def test_kills_at_random_moments_lose_no_answer_and_no_record(
     running: Stack, data: digits.Digits, classifier: digits.Classifier
 ) -> None:
-    chance = random.Random(SEED)
-    outages: dict[str, list[tuple[float, float]]] = {id_: [] for id_ in GATEWAYS}
+    chaos = Chaos(running, SEED)
     applications = [Application(running, id_, classifier.name, data.test_images) for id_ in GATEWAYS]
-
-    def kill_broker() -> None:
-        pid = running.kill_broker()
-        running.wait_broker(not_pid=pid)
-
-    def kill_cloud() -> None:
-        running.cloud.kill()
-        time.sleep(chance.uniform(0, 1))
-        running.start_cloud()
-
-    def kill_agent() -> None:
-        id_ = chance.choice(GATEWAYS)
-        began = time.monotonic()
-        running.agents[id_].kill()
-        time.sleep(chance.uniform(0, 1))
-        running.start_agent(id_)
-        outages[id_].append((began, time.monotonic()))
-
-    plan: list[Callable[[], None]] = [kill_broker, kill_cloud, kill_agent] * 3
-    chance.shuffle(plan)
-    print(f"seed {SEED}: {[step.__name__ for step in plan]}")
     for application in applications:
         application.start()
-    for step in plan:
-        time.sleep(chance.uniform(0.3, 2.5))
-        step()
-    running.wait_broker()
-    for id_ in GATEWAYS:
-        running.wait_online(id_)
-    for application in applications:
-        application.stop()
+    for _ in chaos.steps(rounds=3):
+        pass
+    check_all(running, chaos, applications)
 
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_hours_of_kills_lose_no_answer_and_no_record(
+    running: Stack, data: digits.Digits, classifier: digits.Classifier
+) -> None:
+    chaos = Chaos(running, SEED)
+    applications = [Application(running, id_, classifier.name, data.test_images) for id_ in GATEWAYS]
     for application in applications:
-        id_ = application.gateway
-        assert application.unexcused(outages[id_]) == []
-        assert application.answered > 500
-        assert application.by_cloud > 0
-        found = wait_stored(running, id_, application.taken)
-        assert len(found) == len(set(found)), "a record arrived twice"
-        assert set(found) <= application.taken | application.unsure
-        assert [event["kind"] for event in events_of(running, id_) if event["kind"] == "gap"] == []
+        application.start()
+    ends = time.monotonic() + SOAK_MINUTES * 60
+    while time.monotonic() < ends:
+        for _ in chaos.steps(rounds=3):
+            assert [one.unexcused(chaos.outages[one.gateway]) for one in applications] == [[], []]
+    check_all(running, chaos, applications)
 
 
 def test_every_record_is_there_once_after_the_database_was_restored_from_a_backup(

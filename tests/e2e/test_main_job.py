@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from aimass.cli.waiting import wait_until
 from tests.e2e.steps import as_json
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -26,10 +28,15 @@ def processes_naming(folder: Path) -> list[str]:
     return found
 
 
+def demo(folder: Path) -> list[str]:
+    return [sys.executable, "-c", "from aimass.cli import run; run()", "demo", "--json", "--keep", str(folder)]
+
+
 def test_the_demo_keeps_every_promise_and_leaves_nothing_running(short_tmp: Path) -> None:
     folder = short_tmp / "demo"
-    command = [sys.executable, "-c", "from aimass.cli import run; run()", "demo", "--json", "--keep", str(folder)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(
+        demo(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280, check=False
+    )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     result = as_json(done.stdout)
     assert result["requests"] == 2 * 2 * 2 * 450
@@ -43,3 +50,16 @@ def test_the_demo_keeps_every_promise_and_leaves_nothing_running(short_tmp: Path
         ("openvino", "edge"),
     }
     assert processes_naming(folder) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_an_interrupted_demo_leaves_nothing_running(short_tmp: Path, number: signal.Signals) -> None:
+    folder = short_tmp / "demo"
+    with subprocess.Popen(demo(folder), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
+        agents = folder / "agents"
+        wait_until(lambda: len(list(agents.glob("*/agent.sock"))) == 2, timeout_s=90, what="both agents")
+        assert len(processes_naming(folder)) >= 5
+        running.send_signal(number)
+        running.communicate(timeout=60)
+        assert running.returncode != 0
+    wait_until(lambda: processes_naming(folder) == [], timeout_s=20, what="everything to be gone")

@@ -23,9 +23,11 @@ from aimass_cloud.usecases.deployments import Deployments, entitled_blobs
 from aimass_cloud.usecases.device_auth import DeviceAuth
 from aimass_cloud.usecases.devices import Devices
 from aimass_cloud.usecases.enrolment import CertificateLives, EnrolAnswer, Enrolment, Invitation
+from aimass_cloud.usecases.holds import BlobHolds
 from aimass_cloud.usecases.idempotency import Idempotency
-from aimass_cloud.usecases.models import Models, Workshop
+from aimass_cloud.usecases.models import Models
 from aimass_cloud.usecases.package import UploadForm
+from aimass_cloud.usecases.workshop import Workshop
 from tests.fakes.cloud_models import affine_bytes
 
 DAY_S = 86_400.0
@@ -125,20 +127,19 @@ class CloudInMemory:
             invitation=self._invitation("cloud.test"),
             local=self._invitation("127.0.0.1"),
             local_names=frozenset({"svc:worker-0"}),
-            lives=CertificateLives(device_s=30 * DAY_S, service_s=DAY_S, grace_s=60 * DAY_S),
+            lives=CertificateLives(device_s=30 * DAY_S, service_s=DAY_S),
             on_enrolled=lambda identity: self.deployments.refresh([identity]),
             on_revoked=self._revoked,
             clock=self.clock,
         )
         self.device_auth = DeviceAuth(self.store, entitled=entitled_blobs, grace_s=60 * DAY_S, clock=self.clock)
         (folder / "work").mkdir()
+        self.holds = BlobHolds(self.store, self.blobs)
+        workshop = Workshop(
+            folder / "work", self.blobs, BuildLimits(**limits), examine=examine_here, unpack=unpack_here
+        )
         self.models = Models(
-            self.store,
-            self.blobs,
-            self.publisher,
-            Workshop(examine=examine_here, unpack=unpack_here, folder=folder / "work", limits=BuildLimits(**limits)),
-            on_changed=self.deployments.refresh,
-            clock=self.clock,
+            self.store, self.holds, self.publisher, workshop, on_changed=self.deployments.refresh, clock=self.clock
         )
         self.idempotency = Idempotency(self.store, clock=self.clock)
 

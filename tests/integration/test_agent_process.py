@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
 import socket
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +21,8 @@ import numpy as np
 import psutil
 import pytest
 
+from aimass.client.agent import AgentClient
+from aimass.device.outbox import Outbox
 from aimass.errors import ConnectError, DeadlineError
 from tests.fakes import onnx_models
 from tests.fakes.homes import AgentProcess, EnrolledHome, run_edge
@@ -111,6 +116,36 @@ def test_records_survive_sigkill(agent: AgentProcess) -> None:
         agent.start()
         assert client.record("events", {"n": 20}) == 21
         assert client.status()["outbox"]["pending"] == 21
+
+
+def test_records_given_while_the_agent_is_killed_are_kept_once(agent: AgentProcess) -> None:
+    """A kill between the write and the answer makes the client ask again; the record's id tells that it is there."""
+    given: list[str] = []
+    stop = threading.Event()
+
+    def give(client: AgentClient, giver: int) -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            client.record("events", {"n": f"{giver}-{number}"})
+            given.append(f"{giver}-{number}")
+
+    with agent.client() as client, concurrent.futures.ThreadPoolExecutor(4) as threads:
+        giving = [threads.submit(give, client, giver) for giver in range(4)]
+        try:
+            for _ in range(4):
+                seen = len(given)
+                until(lambda seen=seen: len(given) > seen + 40, "records to be taken")  # type: ignore[misc]
+                agent.stop(signal.SIGKILL)
+                agent.start()
+        finally:
+            stop.set()
+        for one in giving:
+            one.result(20)
+    agent.stop()
+    with contextlib.closing(Outbox(agent.home / "outbox.db")) as outbox:
+        rows = outbox.read("events", 0, max_records=len(given) + 100, max_bytes=1 << 30)
+    assert sorted(json.loads(row.data)["n"] for row in rows) == sorted(given)
 
 
 def test_a_second_agent_on_one_home_is_refused_and_the_first_goes_on(agent: AgentProcess) -> None:

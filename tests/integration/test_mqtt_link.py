@@ -5,6 +5,7 @@ import shutil
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -175,3 +176,13 @@ def test_nobody_on_the_port_is_a_connect_error() -> None:
         port = server.getsockname()[1]
     with pytest.raises(ConnectError):
         TlsStream.connect("localhost", port, ssl.create_default_context(), 1)
+
+
+def test_closing_does_not_wait_for_a_broker_that_does_not_answer(broker: Mosquitto, connect: Connect) -> None:
+    with Relay("127.0.0.1", broker.port) as relay:
+        relay.stall()
+        transport = connect("gw-1", broker.identity("gw-1"), relay.port)
+        until(lambda: relay.accepted)
+        started = time.monotonic()
+        transport.close()
+        assert time.monotonic() - started < 2

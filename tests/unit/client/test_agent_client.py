@@ -32,6 +32,11 @@ def away(pool: FakePool) -> Reply:
     raise ConnectError("no agent listens")
 
 
+def cut_off(pool: FakePool) -> Reply:
+    pool.now += 0.01
+    raise ConnectError("it went away during the call")
+
+
 def too_slow(pool: FakePool) -> Reply:
     pool.now += pool.calls[-1]["timeout_s"]
     raise DeadlineError("the agent did not answer")
@@ -120,17 +125,14 @@ def test_overload_is_told_at_once() -> None:
     assert len(pool.calls) == 1
 
 
-def test_a_record_is_sent_again_only_when_it_certainly_was_not_kept() -> None:
-    def unsure(pool: FakePool) -> Reply:
-        raise ConnectError("it may or may not have done it", retryable=False)
-
-    kept = FakePool(away, lambda _: Reply(200, {}, b'{"seq": 7}'))
-    assert client_of(kept).record("s", {"n": 1}) == 7
-    assert [call["is_repeatable"] for call in kept.calls] == [False, False]
-    lost = FakePool(unsure)
-    with pytest.raises(ConnectError):
-        client_of(lost).record("s", {"n": 1})
-    assert len(lost.calls) == 1
+def test_a_record_keeps_its_id_when_it_is_sent_again_and_no_two_share_one() -> None:
+    pool = FakePool(away, cut_off, lambda _: Reply(200, {}, b'{"seq": 7}'))
+    client = client_of(pool)
+    assert [client.record("s", {"n": 1}), client.record("s", {"n": 1})] == [7, 7]
+    ids = [json.loads(b"".join(call["parts"]))["id"] for call in pool.calls]
+    assert len(ids) == 4
+    assert len(set(ids[:3])) == 1
+    assert ids[3] != ids[0]
 
 
 def test_names_in_paths_are_quoted() -> None:

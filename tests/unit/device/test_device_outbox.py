@@ -70,6 +70,43 @@ def test_records_get_numbers_in_order_and_survive_a_restart(box: Box) -> None:
     assert len({row.id for row in box.rows()}) == 4
 
 
+def test_a_record_with_an_id_is_kept_once_however_often_it_is_given(box: Box) -> None:
+    append = box.outbox.append
+    assert append("events", "reading", {"n": 1}, id="a") == 1
+    assert append("events", "reading", {"n": 2}, id="b") == 2
+    assert append("events", "reading", {"n": 1}, id="a") == 1
+    assert append("audit", "reading", {"n": 1}, id="a") == 1
+    assert (box.outbox.counters("events").appended, box.outbox.pending()) == (2, 3)
+
+
+def test_an_id_is_known_after_a_restart_and_after_its_record_was_acknowledged(box: Box) -> None:
+    assert box.outbox.append("events", "reading", {"n": 1}, id="a") == 1
+    box.restart()
+    assert box.outbox.append("events", "reading", {"n": 1}, id="a") == 1
+    assert box.send()
+    assert box.outbox.append("events", "reading", {"n": 1}, id="a") == 1
+    assert box.outbox.pending() == 0
+
+
+def test_of_many_that_give_one_id_at_once_one_record_is_made(box: Box) -> None:
+    numbers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: numbers.append(box.outbox.append("events", "reading", {}, id="a")))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert numbers == [1] * 8
+    assert box.outbox.pending() == 1
+
+
+def test_refuses_an_id_that_is_no_name(box: Box) -> None:
+    with pytest.raises(InputError):
+        box.outbox.append("events", "reading", {}, id="A b")
+
+
 def test_streams_count_for_themselves(box: Box) -> None:
     assert box.add(1, 2) == [1, 2]
     assert box.add(1, stream="audit") == [1]

@@ -19,12 +19,14 @@ from tests.fakes.models import FakeRuntime, info
 class FakeOutbox:
     def __init__(self) -> None:
         self.kept: list[tuple[str, str, Mapping[str, Any]]] = []
+        self.ids: list[str] = []
         self.is_full = False
 
-    def append(self, stream: str, kind: str, data: Mapping[str, Any]) -> int:
+    def append(self, stream: str, kind: str, data: Mapping[str, Any], *, id: str = "") -> int:  # noqa: A002
         if self.is_full:
             raise NoSpaceError("full")
         self.kept.append((stream, kind, data))
+        self.ids.append(id)
         return len(self.kept)
 
 
@@ -63,8 +65,24 @@ async def test_a_record_is_kept_and_its_number_told(door: ManagementDoor, outbox
     assert outbox.kept == [("events", "alarm", {"x": 1})]
 
 
+async def test_a_record_may_bring_its_own_id(door: ManagementDoor, outbox: FakeOutbox) -> None:
+    for body in (b'{"data": {}, "id": "a1"}', b'{"data": {}}'):
+        assert (await call(door, "POST", "/v1/outbox/events", body)).status == 200
+    assert outbox.ids == ["a1", ""]
+
+
 @pytest.mark.parametrize(
-    "body", [b"", b"x", b"[]", b"{}", b'{"data": 3}', b'{"kind": 1, "data": {}}', b'{"data": {"x": NaN}}']
+    "body",
+    [
+        b"",
+        b"x",
+        b"[]",
+        b"{}",
+        b'{"data": 3}',
+        b'{"kind": 1, "data": {}}',
+        b'{"data": {"x": NaN}}',
+        b'{"data": {}, "id": 1}',
+    ],
 )
 async def test_what_is_no_record_is_refused(door: ManagementDoor, outbox: FakeOutbox, body: bytes) -> None:
     reply = await call(door, "POST", "/v1/outbox/events", body)

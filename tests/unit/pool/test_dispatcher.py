@@ -42,7 +42,7 @@ class FakeRuntime:
 
     def answer(self, n: int = 0, size: int = 4, **more: bool) -> None:
         outputs = {"y": np.ones(size, np.float32)}
-        self.futures[n].set_result(Answer(outputs, "digits", "3", timings_ms={"total": 1.0}, **more))
+        self.futures[n].set_result(Answer(outputs, "digits", "3", "cloud", timings_ms={"total": 1.0}, **more))
 
 
 class Requester:
@@ -268,6 +268,20 @@ def test_after_the_broker_forgot_everything_the_state_is_published_again(
     assert broker.retained("aimass/v1/cloud/state/svc:worker-0") is None
     broker.revive()
     until(lambda: broker.retained("aimass/v1/cloud/state/svc:worker-0"))
+
+
+def test_a_dispatcher_that_may_not_serve_its_pool_says_so(
+    runtime: FakeRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    share = topics.infer_share("north")
+    broker = MemoryBroker(deny=lambda _, action, topic: (action, topic) == ("subscribe", share))
+    transport = MemoryTransport(broker, "svc:worker-0")
+    Dispatcher(transport, runtime, pool="north").start()
+    transport.start()
+    until(lambda: broker.retained(topics.cloud_state("svc:worker-0")) is not None)
+    assert state(broker)["state"] == "refused"
+    assert "svc:worker-0 may not answer for pool north" in caplog.text
+    transport.close()
 
 
 def test_draining_finishes_what_is_in_work_and_takes_nothing_new(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aimass.errors import DeadlineError, InputError, OverloadError
+from aimass.errors import DeadlineError, EngineRunError, InputError, OverloadError
 from aimass.placement.policy import Mode
 from aimass.runtime.runtime import Runtime
 from aimass.runtime.settings import RuntimeSettings
@@ -101,6 +101,16 @@ async def test_is_given_up_when_no_answer_can_come(runtime: Runtime, engine: Fak
 async def test_errors_are_those_of_infer(runtime: Runtime) -> None:
     with pytest.raises(InputError):
         await runtime.infer_async(ask([[1, 2, 3]]))
+
+
+async def test_whatever_a_run_raises_the_caller_gets_an_error_and_the_next_an_answer(
+    runtime: Runtime, engine: FakeEngine
+) -> None:
+    usual, engine.compute = engine.compute, lambda _: {"y": 1 / 0}  # type: ignore[dict-item]
+    with pytest.raises(EngineRunError):
+        await runtime.infer_async(ask())
+    engine.compute = usual
+    assert (await runtime.infer_async(ask())).served_by == "edge"
 
 
 async def test_a_late_answer_is_given_and_marked(

@@ -188,6 +188,8 @@ def test_a_deadline_that_has_passed_is_refused_at_once(held: Any) -> None:
     for deadline_s in (0.0, -1.0):
         with pytest.raises(DeadlineError):
             it.runtime.submit(ask(), deadline_s=deadline_s)
+        with pytest.raises(DeadlineError):
+            it.runtime.infer(ask(), deadline_s=deadline_s)
     it.gate.open()
 
 

@@ -315,6 +315,7 @@ def test_an_answer_that_lacks_an_output_is_not_one(site: Any, infer: Any) -> Non
 
 def test_after_two_silences_the_link_is_not_asked_until_a_probe_comes_back(site: Any) -> None:
     it = site(silent, link_pauses_s=(1.5, 8.0))
+    assert it.runtime.breaker_state == "closed"
     for _ in range(2):
         it.runtime.infer(ask(), deadline_s=0.05, **CLOUD_FIRST)
         until(lambda: all(call.cancelled for call in it.remote.calls), "the call to be given up")
@@ -323,10 +324,16 @@ def test_after_two_silences_the_link_is_not_asked_until_a_probe_comes_back(site:
         assert it.runtime.infer(ask(), deadline_s=5, **CLOUD_FIRST).degraded
         assert time.monotonic() - begun < 2
     assert len(it.remote.calls) == 2
+    assert it.runtime.breaker_state == "open"
     it.remote.script = cloud_says()
     until(lambda: it.runtime.infer(ask(), **CLOUD_FIRST).served_by == "cloud", "the probe")
+    assert it.runtime.breaker_state == "closed"
     assert it.runtime.infer(ask(), **CLOUD_FIRST).served_by == "cloud"
     assert len(it.remote.calls) == 4
+
+
+def test_a_runtime_without_a_cloud_has_no_breaker_to_show(runtime_of: MakeRuntime) -> None:
+    assert runtime_of(FakeEngine()).breaker_state == ""
 
 
 def test_a_stalled_link_is_noticed_also_when_the_device_is_always_first(site: Any) -> None:
@@ -366,6 +373,18 @@ def test_a_request_taken_back_is_taken_back_from_the_cloud_too(site: Any) -> Non
     assert future.cancel()
     until(lambda: it.remote.calls[0].cancelled, "the call to be taken back")
     assert it.runtime.metrics.snapshot()["drops"] == {"cancelled": 1}
+
+
+def test_closing_lets_nobody_wait_for_the_cloud(site: Any, infer: Any) -> None:
+    it = site(silent, has_model=False)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(infer(it), ask(), deadline_s=60)
+        until(lambda: it.remote.calls, "the call")
+        it.runtime.close()
+        with pytest.raises(DeadlineError):
+            waiting.result(5)
+        with pytest.raises(AimassError):
+            infer(it)(ask(), deadline_s=60)
 
 
 def test_the_queue_being_full_is_the_error_only_when_the_cloud_has_failed_too(site: Any) -> None:

@@ -28,7 +28,7 @@ class CloudApi:
 
     Args:
         url: where the cloud listens, e.g. ``https://cloud.example:8443``.
-        api_key: as ``aimass-cloud init`` printed it.
+        api_key: as ``aimass-cloud init`` printed it; empty sends none.
         ca: file with the root certificate of the cloud; None trusts the system's list instead.
         timeout_s: for one request; uploads of large models get ten times as long to be answered.
         transport: another way to carry requests than the network, e.g. straight into an ASGI application.
@@ -47,7 +47,7 @@ class CloudApi:
             trust = ssl.create_default_context(cafile=None if ca is None else str(ca))
         except OSError as exc:
             raise ConfigError(f"cannot read the CA file {ca}: {exc}") from exc
-        headers = {"authorization": f"Bearer {api_key}"}
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         # trust_env off: a proxy from the environment must not see requests to a loopback or site-local cloud
         self._http = httpx.Client(
             base_url=url, headers=headers, verify=trust, timeout=timeout_s, trust_env=False, transport=transport

@@ -41,7 +41,6 @@ class MainJob:
 
     def __init__(self, stack: Stack, console: Console) -> None:
         self._stack, self._console = stack, console
-        self._step = 0
         self._started = time.monotonic()
 
     def run(self) -> Report:
@@ -80,8 +79,8 @@ class MainJob:
         )
 
     def _say(self, text: str) -> None:
-        self._step += 1
-        self._console.print(f"{time.monotonic() - self._started:5.1f} s  {text}", markup=False, highlight=False)
+        line = f"{time.monotonic() - self._started:5.1f} s  {text}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _deploy(self, models: list[digits.Classifier]) -> None:
         versions = {}

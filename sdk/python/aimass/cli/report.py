@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from aimass.cli.load import Row, Tally
 
 MIN_ACCURACY = 0.95
+COUNTS = ("count", "p50 ms", "p99 ms", "accu-\nracy", "fall-\nbacks", "fail-\nures")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,39 +45,31 @@ class Report:
         }
 
     def table(self) -> Table:
-        """One row for each model, engine and place."""
-        table = Table(title="answers, by model, engine and place")
+        """One row for each model, engine and place; fits into 100 columns."""
+        table = Table(title="answers by model, engine and place", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
         for title in ("model", "engine", "served_by"):
-            table.add_column(title)
-        for title in ("count", "p50 ms", "p99 ms", "accuracy", "fallbacks", "outbox sent", "stored"):
+            table.add_column(title, no_wrap=True)
+        for title in (
+            "count",
+            "p50 ms",
+            "p99 ms",
+            "accuracy",
+            "fallbacks",
+            "failures",
+            "outbox\nsent",
+            "outbox\nstored",
+        ):
             table.add_column(title, justify="right")
         for row in sorted(self.tally.latencies_ms):
             one = self._row_dict(row)
-            table.add_row(
-                *row,
-                str(one["count"]),
-                f"{one['p50_ms']:.2f}",
-                f"{one['p99_ms']:.2f}",
-                f"{one['accuracy']:.3f}",
-                str(one["fallbacks"]),
-                str(one["outbox_sent"]),
-                str(one["outbox_stored"]),
-            )
+            times = (f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}", f"{one['accuracy']:.3f}")
+            kept = (str(one["outbox_sent"]), str(one["outbox_stored"]))
+            table.add_row(*row, str(one["count"]), *times, str(one["fallbacks"]), "", *kept)
         whole = self.as_dict()
+        kept = (str(whole["outbox_sent"]), str(whole["outbox_stored"]))
+        counts = (str(whole["fallbacks"]), str(whole["failed"]))
         table.add_section()
-        table.add_row(
-            "all",
-            "",
-            f"failures: {whole['failed']}",
-            str(whole["requests"]),
-            "",
-            "",
-            f"{whole['accuracy']:.3f}",
-            str(whole["fallbacks"]),
-            str(whole["outbox_sent"]),
-            str(whole["outbox_stored"]),
-            style="bold",
-        )
+        table.add_row("all", "", "", str(whole["requests"]), "", "", f"{whole['accuracy']:.3f}", *counts, *kept)
         return table
 
     def complaints(self) -> list[str]:

@@ -114,13 +114,13 @@ class Stack:
 
     def close(self) -> None:
         """Stop everything; what does not obey is killed. May be called again."""
+        if self._api is not None:
+            self._api.close()  # first: a server waits a while for connections that are open
+            self._api = None
         for process in (*self.agents.values(), self.cloud):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.thaw()
                 process.stop()
-        if self._api is not None:
-            self._api.close()
-            self._api = None
         reaper.end_all(self.mark)
         if self._reaper is not None and self._reaper.stdin is not None:
             self._reaper.stdin.close()

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,16 +105,16 @@ class AgentClient:
 
     def record(self, stream: str, data: Mapping[str, Any], kind: str = "event") -> int:
         """Keeps a record in the agent's outbox."""
-        body = {"kind": kind, "data": data}
+        # With an id of its own it is kept once, however often it is sent: an agent that is killed is asked again.
+        body = {"kind": kind, "data": data, "id": uuid.uuid4().hex}
         try:
             raw = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
         except (TypeError, ValueError) as exc:
             raise InputError(f"the record's data is not JSON: {exc}", hint="use plain values") from exc
         path = f"/v1/outbox/{quote(stream, safe='')}"
-        # Not repeatable: a record kept twice would be counted twice.
         reply = self._patiently(
             self._clock() + _MANAGEMENT_TIMEOUT_S,
-            lambda remaining_s: self._call("POST", path, [raw], timeout_s=remaining_s, is_repeatable=False),
+            lambda remaining_s: self._call("POST", path, [raw], timeout_s=remaining_s),
         )
         return int(json.loads(reply.body)["seq"])
 
@@ -234,16 +235,8 @@ class AgentClient:
         *,
         timeout_s: float,
         headers: dict[str, str] | None = None,
-        is_repeatable: bool = True,
     ) -> Reply:
-        reply = self._pool.request(
-            method,
-            path,
-            parts=parts,
-            headers=headers,
-            timeout_s=timeout_s,
-            is_repeatable=is_repeatable,
-        )
+        reply = self._pool.request(method, path, parts=parts, headers=headers, timeout_s=timeout_s)
         if reply.status != 200:
             raise error_from(reply)
         return reply

@@ -102,8 +102,9 @@ class Client(Protocol):
         Raises:
             InputError: a name or the data cannot be kept.
             NoSpaceError: the disk or the stream is full.
-            ConnectError: there is no agent; when it went away during the call (`retryable` is False then), the record
-                may or may not be kept.
+            ConnectError: there is no agent, or it went away and did not come back in time.
+            DeadlineError: the agent did not answer in time. After these two the record may be kept or not; as long as
+                the call itself goes on it is repeated, and kept once.
         """
 
     def status(self) -> dict[str, Any]:

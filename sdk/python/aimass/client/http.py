@@ -107,9 +107,8 @@ class UnixPool:
         parts: Sequence[Any] = (),
         headers: Mapping[str, str] | None = None,
         timeout_s: float,
-        is_repeatable: bool = True,
     ) -> Reply:
-        """One call and its answer.
+        """One call and its answer; it may be done twice when the agent goes away in the middle.
 
         Args:
             method: the verb.
@@ -117,22 +116,19 @@ class UnixPool:
             parts: the body, in pieces that are sent one after the other without joining them.
             headers: besides Content-Length.
             timeout_s: for all of it, connecting too.
-            is_repeatable: doing it twice is the same as doing it once.
 
         Raises:
-            ConnectError: no agent listens there, or it went away in the middle; not retryable when it may have done
-                what must not be done twice.
+            ConnectError: no agent listens there, or it went away in the middle.
             DeadlineError: no answer within `timeout_s`.
         """
         deadline = self._clock() + timeout_s
         fields = {**(headers or {}), "Content-Length": str(sum(memoryview(one).nbytes for one in parts))}
         while True:
-            connection, is_fresh, is_sent = *self._take(deadline), False
+            connection, is_fresh = self._take(deadline)
             try:
                 connection.limit(deadline, self._clock())
                 if connection.sock is None:
                     connection.connect()
-                is_sent = True
                 reply = self._exchange(connection, deadline, method, path, parts, fields)
             except TimeoutError as exc:
                 connection.close()
@@ -142,11 +138,6 @@ class UnixPool:
                 ) from exc
             except (OSError, http.client.HTTPException) as exc:
                 connection.close()
-                if is_sent and not is_repeatable:
-                    raise ConnectError(
-                        f"the agent on {self._path} went away during the call; it may or may not have done it",
-                        retryable=False,
-                    ) from exc
                 if is_fresh:
                     raise self._gone(exc) from exc
             except BaseException:
@@ -169,7 +160,7 @@ class UnixPool:
         while True:
             with self._lock:
                 if self._closed:
-                    raise ConnectError("this client is closed", hint="make a new one")
+                    raise ConnectError("this client is closed", hint="make a new one", retryable=False)
                 if self._pid != os.getpid():  # after a fork the connections belong to the parent
                     self._idle, self._pid = [], os.getpid()
                 connection = self._idle.pop() if self._idle else None

@@ -197,7 +197,7 @@ class Party:
             "offload": {
                 "enabled": self.settings.offload,
                 "pool": self.settings.pool,
-                "breaker": getattr(self.runtime, "breaker_state", ""),
+                "breaker": self.runtime.breaker_state,
             },
             "metrics": self.runtime.metrics.snapshot(),
         }

@@ -15,6 +15,7 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +72,10 @@ class StreamCounters:
 class _Waiting:
     """One record on its way into the file."""
 
-    __slots__ = ("at_ms", "data", "error", "is_done", "kind", "seq", "stream")
+    __slots__ = ("at_ms", "data", "error", "id", "is_done", "kind", "seq", "stream")
 
-    def __init__(self, stream: str, kind: str, data: str, at_ms: int) -> None:
-        self.stream, self.kind, self.data, self.at_ms = stream, kind, data, at_ms
+    def __init__(self, stream: str, kind: str, data: str, at_ms: int, id_: str) -> None:
+        self.stream, self.kind, self.data, self.at_ms, self.id = stream, kind, data, at_ms, id_
         self.seq = 0
         self.error: AimassError | None = None
         self.is_done = False
@@ -128,16 +129,18 @@ class Outbox:
         """Have the callback called with the stream's name after each record, on the appending thread: be quick."""
         self._callbacks.append(callback)
 
-    def append(self, stream: str, kind: str, data: Mapping[str, Any]) -> int:
+    def append(self, stream: str, kind: str, data: Mapping[str, Any], *, id: str = "") -> int:  # noqa: A002
         """Keep a record until the cloud has it.
 
         Args:
             stream: name of the stream; made by its first record.
             kind: what the record is; ``gap`` is ours.
             data: a JSON object.
+            id: the record's name in its stream; made here when left out. A record whose name is in the file already
+                (owed, or acknowledged and kept) is not kept twice: so a call that was cut off can be repeated.
 
         Returns:
-            The record's sequence number. It is durable now.
+            The record's sequence number, or that of the record which has the name. It is durable now.
 
         Raises:
             InputError: a name or the data cannot be sent.
@@ -145,7 +148,8 @@ class Outbox:
             NoSpaceError: the disk is full, or the stream is full and rejects new records. Counted.
             StoreError: the disk fails. Counted.
         """
-        waiting = _Waiting(check_name(stream, "stream"), kind, _as_json(kind, data), self._now_ms())
+        own_id = check_name(id, "record id") if id else uuid.uuid4().hex
+        waiting = _Waiting(check_name(stream, "stream"), kind, _as_json(kind, data), self._now_ms(), own_id)
         with self._queue_lock:
             self._queue.append(waiting)
         while not waiting.is_done:
@@ -292,7 +296,7 @@ class Outbox:
             waiting.error = NoSpaceError(f"there are {_MAX_STREAMS} streams already", hint="use fewer stream names")
             return
         try:
-            waiting.seq = stream.append(waiting.kind, waiting.data, waiting.at_ms)
+            waiting.seq = stream.append(waiting.kind, waiting.data, waiting.at_ms, waiting.id)
         except StreamFullError as exc:  # the stream's policy; the others in this batch are not concerned
             waiting.error = exc
             stream.state.rejected += 1

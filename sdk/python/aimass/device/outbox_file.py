@@ -35,6 +35,7 @@ CREATE TABLE records (
     stream TEXT NOT NULL, seq INTEGER NOT NULL, first_seq INTEGER NOT NULL, id TEXT NOT NULL, at_ms INTEGER NOT NULL,
     kind TEXT NOT NULL, data TEXT NOT NULL, size INTEGER NOT NULL, PRIMARY KEY (stream, seq)
 ) WITHOUT ROWID;
+CREATE INDEX records_by_id ON records (stream, id);
 """
 
 

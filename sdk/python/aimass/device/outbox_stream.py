@@ -89,18 +89,21 @@ class Stream:
         self.pending_rows = self.pending_bytes = self.pending_gaps = self.kept_rows = self.kept_bytes = 0
         self._count()
 
-    def append(self, kind: str, data: str, at_ms: int) -> int:
-        """Add a record, making room by the stream's policy.
+    def append(self, kind: str, data: str, at_ms: int, record_id: str) -> int:
+        """Add a record, making room by the stream's policy; one whose id is there already is not added again.
 
         Raises:
             StreamFullError: the stream is full and rejects new records.
         """
+        there = self._seq_of(record_id)
+        if there is not None:
+            return there
         size = row_bytes(kind, data)
         self._drop_aged(at_ms)
         self._make_room(size, at_ms)
         state = self.state
         seq, state.next_seq = state.next_seq, state.next_seq + 1
-        self._insert(Record(seq, seq, uuid.uuid4().hex, at_ms, kind, data), size)
+        self._insert(Record(seq, seq, record_id, at_ms, kind, data), size)
         state.appended += 1
         self.pending_rows += 1
         self.pending_bytes += size
@@ -313,6 +316,11 @@ class Stream:
         # A gap counts no bytes: what reports a loss must never be what causes one.
         self._insert(Record(last, first, uuid.uuid4().hex, now_ms, GAP, json.dumps(data)), 0)
         self.pending_gaps += 1
+
+    def _seq_of(self, record_id: str) -> int | None:
+        sql = "SELECT seq FROM records WHERE stream = ? AND id = ?"
+        row = self._file.run(sql, (self.state.name, record_id)).fetchone()
+        return None if row is None else int(row[0])
 
     def _oldest(self) -> tuple[int, int, int] | None:
         """Sequence, size and time of the oldest record that is still owed."""

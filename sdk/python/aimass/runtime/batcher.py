@@ -57,9 +57,6 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name=f"aimass-batcher-{name}", daemon=True)
         self._thread.start()
 
-    def __len__(self) -> int:
-        return len(self._queue)
-
     def put(self, flight: Flight, batching: Batching) -> None:
         """Let a request wait for its turn.
 
@@ -147,7 +144,8 @@ class Batcher:
         try:
             answers = self._edge.run_together([flight.work for flight in flights], cancel)
         except AimassError as exc:
-            log.warning("a batch of %d failed, running one by one: %s", len(flights), exc)
+            if not cancel.is_set:
+                log.warning("a batch of %d failed, running one by one: %s", len(flights), exc)
             return False
         finally:
             alarm.cancel()

@@ -44,6 +44,23 @@ class Flight:
         degraded: an answer of the device will be one that was not wanted first.
     """
 
+    __slots__ = (
+        "_alarms",
+        "_begin_edge",
+        "_clock",
+        "_cloud_pending",
+        "_edge_pending",
+        "_lock",
+        "_metrics",
+        "_sent",
+        "_settled",
+        "_wanted",
+        "cancel",
+        "degraded",
+        "future",
+        "work",
+    )
+
     def __init__(
         self,
         work: Work,
@@ -163,6 +180,7 @@ class Flight:
         if not self._settle():
             return
         answer = cloud_answer(response, self.work, self._clock())
+        self._metrics.add("offloaded")
         self._count(answer)
         self._resolve(answer, None)
         self.cancel.set()

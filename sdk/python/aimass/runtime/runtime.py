@@ -22,25 +22,25 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from aimass.engine.base import Engine
-from aimass.errors import AimassError, DeadlineError, EngineRunError, LinkDownError, OverloadError
+from aimass.errors import AimassError, DeadlineError, LinkDownError
 from aimass.package.manifest import Manifest
 from aimass.placement.breaker import CircuitBreaker
 from aimass.placement.plan import Plan, decide
 from aimass.placement.policy import Mode, Policy
 from aimass.runtime.answer import Answer
-from aimass.runtime.batcher import Batcher
 from aimass.runtime.edge import Edge, Work
 from aimass.runtime.flight import Flight
 from aimass.runtime.loaded import LoadedModel
 from aimass.runtime.loading import Loader
 from aimass.runtime.metrics import Metrics
 from aimass.runtime.models import ModelInfo
+from aimass.runtime.queues import Queues
 from aimass.runtime.remote import Remote
 from aimass.runtime.settings import RuntimeSettings
 from aimass.runtime.table import ModelTable
@@ -50,6 +50,7 @@ from aimass.wire.messages import InferRequest
 
 __all__ = ["Runtime", "RuntimeSettings"]
 
+_TOO_LATE = "the deadline had passed before the request was given"
 _DEFAULTS = RuntimeSettings()
 
 
@@ -84,10 +85,12 @@ class Runtime:
         breaker = CircuitBreaker(2, *settings.link_pauses_s)
         self._uplink = None if remote is None else Uplink(remote, self._watchdog, clock, breaker)
         self._loading = threading.Lock()
-        self._doors = threading.Lock()  # batchers and pool: made on first use
-        self._batchers: dict[str, Batcher] = {}
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_room = threading.BoundedSemaphore(settings.max_queue)
+        self._queues = Queues(self._edge, self._table, self._watchdog, self.metrics, settings)
+
+    @property
+    def breaker_state(self) -> str:
+        """``closed``, ``open`` or ``half_open``: whether the link to the cloud is used; empty without a remote."""
+        return "" if self._uplink is None else self._uplink.breaker.state
 
     # --- models -------------------------------------------------------------------------------------------------
 
@@ -143,10 +146,7 @@ class Runtime:
         if not taken:
             raise self._table.missing(name, wanted or "")
         if not any(model.name == name for model in self._table.all()):
-            with self._doors:
-                batcher = self._batchers.pop(name, None)
-            if batcher is not None:
-                batcher.close(self._settings.drain_timeout_s)
+            self._queues.close_model(name)
         self._close(taken)
 
     def models(self) -> list[ModelInfo]:
@@ -196,6 +196,8 @@ class Runtime:
         if self._uplink is not None and mode is not Mode.EDGE:
             return self._infer_with_cloud(self._uplink, Work(request, started, budget_s), policy, mode)
         try:
+            if budget_s <= 0:
+                raise DeadlineError(_TOO_LATE)
             answer = self._edge.run(request, started, budget_s)
         except AimassError as exc:
             self.metrics.failed(request.model, exc)
@@ -220,7 +222,7 @@ class Runtime:
             InputError, ModelNotFoundError, LinkDownError: known at once; later errors are the future's.
         """
         work = self._work(request, deadline_s)
-        return self._launch(work, policy, mode, self._enqueue, give_up_at=work.deadline)
+        return self._launch(work, policy, mode, self._queues.enqueue, give_up_at=work.deadline)
 
     async def infer_async(
         self,
@@ -238,18 +240,16 @@ class Runtime:
         """
         work = self._work(request, deadline_s)
         give_up_at = work.started + work.budget_s * (1.0 + self._settings.overrun)
-        return await asyncio.wrap_future(self._launch(work, policy, mode, self._into_pool, give_up_at))
+        return await asyncio.wrap_future(self._launch(work, policy, mode, self._queues.into_pool, give_up_at))
 
     def close(self) -> None:
-        """Refuse what waits, finish what runs, close every model and thread. A second call does nothing."""
-        with self._doors:
-            batchers, self._batchers = list(self._batchers.values()), {}
-            pool, self._pool = self._pool, None
-        for batcher in batchers:
-            batcher.close(self._settings.drain_timeout_s)
+        """Refuse what waits, finish what runs, close every model and thread. A second call does nothing.
+
+        A request that waits for the cloud then gets its DeadlineError at once.
+        """
+        self._queues.close_models()
         self._close(self._table.take_all())
-        if pool is not None:
-            pool.shutdown(wait=True)
+        self._queues.close_pool()
         self._watchdog.close()
 
     def __enter__(self) -> Self:
@@ -297,7 +297,7 @@ class Runtime:
         uplink = self._uplink
         try:
             if work.budget_s <= 0:
-                raise DeadlineError("the deadline had passed before the request was given")
+                raise DeadlineError(_TOO_LATE)
             if model is not None:
                 model.check.feeds(request)
             plan = decide(
@@ -319,7 +319,7 @@ class Runtime:
         # When both begin at once the device's answer is as wanted as the cloud's, unless the cloud then fails.
         flight.degraded = plan.wanted_remote and not (plan.remote and plan.edge_at_s == 0)
         if plan.remote:
-            self.metrics.add("offloaded")
+            self.metrics.add("asked_cloud")
         return flight, plan, model
 
     def _nobody(self, request: InferRequest, mode: Mode) -> AimassError:
@@ -333,38 +333,6 @@ class Runtime:
 
     def _work(self, request: InferRequest, deadline_s: float | None) -> Work:
         return Work(request, self._clock(), self._settings.default_deadline_s if deadline_s is None else deadline_s)
-
-    def _enqueue(self, flight: Flight) -> None:
-        request = flight.work.request
-        model = self._table.find(request.model, request.version)
-        if model is None:
-            raise self._table.missing(request.model, request.version)
-        batcher = self._batchers.get(model.name)
-        if batcher is None:
-            with self._doors:
-                batcher = self._batchers.get(model.name)
-                if batcher is None:
-                    batcher = self._batchers[model.name] = Batcher(
-                        model.name, self._edge, self._watchdog, self.metrics, self._settings.max_queue
-                    )
-        batcher.put(flight, model.batching)
-
-    def _into_pool(self, flight: Flight) -> None:
-        if not self._pool_room.acquire(blocking=False):
-            raise OverloadError(f"{self._settings.max_queue} requests are waiting already")
-        with self._doors:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._settings.max_concurrency, thread_name_prefix="aimass-infer")
-            self._pool.submit(self._run_in_pool, flight)
-
-    def _run_in_pool(self, flight: Flight) -> None:
-        try:
-            flight.run_edge(self._edge)
-        except Exception:
-            flight.edge_failed(EngineRunError("the run failed inside; see the log"))
-            raise
-        finally:
-            self._pool_room.release()
 
     def _info(self, model: LoadedModel) -> ModelInfo:
         return model.info(default=self._table.find(model.name, "") is model)

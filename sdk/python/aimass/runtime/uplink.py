@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol, cast
 
 from aimass.errors import AimassError, DeadlineError, OverloadError, RemoteError, TransportError
 from aimass.placement.breaker import CircuitBreaker
@@ -22,13 +21,6 @@ from aimass.runtime.watchdog import Alarm, Watchdog
 from aimass.wire.messages import InferRequest, InferResponse
 
 Outcome = InferResponse | AimassError
-
-
-class RepeatingRemote(Protocol):
-    """A remote whose calls have a ``correlation`` and can be asked the same again; others are asked once."""
-
-    def start(self, request: InferRequest, remaining_s: float, *, correlation: bytes | None = None) -> RemoteCall:
-        """As `Remote.start`, for a call that was started before."""
 
 
 class Uplink:
@@ -41,9 +33,7 @@ class Uplink:
         breaker: stops asking a link that does not answer.
     """
 
-    def __init__(
-        self, remote: Remote, watchdog: Watchdog, clock: Callable[[], float], breaker: CircuitBreaker
-    ) -> None:
+    def __init__(self, remote: Remote, watchdog: Watchdog, clock: Callable[[], float], breaker: CircuitBreaker) -> None:
         self._remote = remote
         self._watchdog = watchdog
         self._clock = clock
@@ -146,14 +136,13 @@ class SentCall:
         self._on_outcome(outcome)
 
     def _repeat(self) -> bool:
-        """Send it again, if that was not done before and the remote can."""
+        """Send it again, if it may be and was not before."""
         with self._lock:
-            repeatable, self._repeatable = self._repeatable and self._open, False
-        correlation = getattr(self._calls[0], "correlation", None) if self._calls else None
-        if not repeatable or correlation is None:
+            may_repeat, self._repeatable = self._repeatable and self._open, False
+        if not may_repeat or self._remote is None or not self._calls:
             return False
-        remote = cast("RepeatingRemote", self._remote)
-        self._watch(remote.start(self._request, self._end_at - self._uplink.now(), correlation=correlation))
+        remaining_s = self._end_at - self._uplink.now()
+        self._watch(self._remote.start(self._request, remaining_s, correlation=self._calls[0].correlation))
         return True
 
     def _expire(self) -> None:

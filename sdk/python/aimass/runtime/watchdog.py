@@ -56,26 +56,30 @@ class Watchdog:
         self._closed = False
 
     def at(self, when: float, callback: Callable[[], object]) -> Alarm:
-        """Call back at ``when``, at once when that is past. After ``close`` nothing rings."""
+        """Call back at ``when``; when that is past, at once. After ``close`` everything is past."""
         alarm = Alarm(callback)
         with self._changed:
-            if self._closed:
-                return alarm
-            if len(self._due) >= self._sweep_at:
-                self._sweep()
-            heapq.heappush(self._due, (when, next(self._order), alarm))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="aimass-watchdog", daemon=True)
-                self._thread.start()
-            elif self._due[0][2] is alarm:  # most alarms are later than the first one: no need to wake the thread
-                self._changed.notify()
+            is_closed = self._closed
+            if not is_closed:
+                self._add(when, alarm)
+        if is_closed:
+            alarm.ring()
         return alarm
 
+    def _add(self, when: float, alarm: Alarm) -> None:
+        if len(self._due) >= self._sweep_at:
+            self._sweep()
+        heapq.heappush(self._due, (when, next(self._order), alarm))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="aimass-watchdog", daemon=True)
+            self._thread.start()
+        elif self._due[0][2] is alarm:  # most alarms are later than the first one: no need to wake the thread
+            self._changed.notify()
+
     def close(self) -> None:
-        """Ring nothing more and end the thread."""
+        """Ring everything now, so that nobody waits for a time that will not come, and end the thread."""
         with self._changed:
             self._closed = True
-            self._due.clear()
             self._changed.notify()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -88,17 +92,19 @@ class Watchdog:
         self._sweep_at = max(256, 2 * len(self._due))
 
     def _watch(self) -> None:
-        while True:
-            with self._changed:
-                while not self._closed and (wait_s := self._wait_s()) != 0:
-                    self._changed.wait(wait_s)
-                if self._closed:
-                    return
-                alarm = heapq.heappop(self._due)[2]
+        while (alarm := self._next()) is not None:
             try:
                 alarm.ring()
             except Exception:
+                # A supervisor: one callback's fault must not silence all other deadlines.
                 log.exception("an alarm's callback failed")
+
+    def _next(self) -> Alarm | None:
+        """Wait for the next alarm; None when closed and all have rung."""
+        with self._changed:
+            while not self._closed and (wait_s := self._wait_s()) != 0:
+                self._changed.wait(wait_s)
+            return heapq.heappop(self._due)[2] if self._due else None
 
     def _wait_s(self) -> float | None:
         """Seconds until the next alarm; 0 when one is due, None when there is none."""

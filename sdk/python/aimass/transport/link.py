@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 NO_MATCHING_SUBSCRIBERS = 0x10
 FAREWELL_WAIT_S = 2.0
+CONNECTING_WAIT_S = 0.5
 ANSWER_WAIT_S = 10.0
 """From the open socket to the last answered subscription; a broker that takes longer is tried again."""
 
@@ -184,7 +185,8 @@ class LinkTransport(ABC):
         self._nudge.set()
         self._wake()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=2 * ANSWER_WAIT_S)
+            # A thread that is just connecting cannot be woken; it ends by itself and nobody has to wait for it.
+            self._thread.join(timeout=ANSWER_WAIT_S if self._connection is not None else CONNECTING_WAIT_S)
 
     def publish(
         self,
@@ -280,9 +282,13 @@ class LinkTransport(ABC):
             self._renew = False
 
     def _live(self) -> None:
-        """One connection from opening to loss; always ends by raising, except when closing."""
+        """One connection from opening to loss; returns when it was ended on purpose.
+
+        Raises:
+            AimassError: why it could not be opened, or was lost.
+        """
         connection = self._open()
-        error: AimassError = LinkDownError("the link was closed")
+        error: AimassError = LinkDownError("it was closed on purpose")
         try:
             self._served = connection
             self._serve(connection)
@@ -300,8 +306,6 @@ class LinkTransport(ABC):
                 self._tasks.popleft()()
             if not self._up and self._clock() > give_up_at:
                 raise ConnectError(f"the broker did not answer within {ANSWER_WAIT_S:.0f} s")
-        if self._renew:
-            raise LinkDownError("reconnecting on request")
 
     def _lose(self, connection: Connection, error: AimassError) -> None:
         with self._lock:

@@ -256,7 +256,8 @@ class PahoConnection:
 
     def _on_disconnect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if self._lost is None:
-            cause = str(reason) if self._stream.error is None else str(self._stream.error)
+            said = "the connection was closed" if str(reason) == "Unspecified error" else str(reason)
+            cause = self._stream.error or said
             if self._accepted:
                 self._lost = LinkDownError(f"the link to the broker was lost: {cause}")
             else:  # with TLS 1.3 the broker's refusal of our certificate comes after our half of the handshake

@@ -113,11 +113,19 @@ def test_a_failing_upload_does_not_take_the_blobs_of_one_that_is_under_way(cloud
     assert blob_count(cloud) == 3
 
 
+def test_uploads_are_counted_by_their_outcome(cloud: CloudInMemory) -> None:
+    cloud.push()
+    for files in ((("m.onnx", b"nonsense"),), (("m.onnx", affine_bytes()), ("unused.bin", b"x"))):
+        with pytest.raises((ModelInvalidError, InputError)):
+            push(cloud, *files)
+    assert (cloud.models.published, cloud.models.refused) == (1, 2)
+
+
 def test_what_a_crash_left_is_swept_away(cloud: CloudInMemory) -> None:
     cloud.push()
     kept = blob_count(cloud)
     cloud.blobs.put([b"left behind"])
-    assert cloud.models.sweep() == 1
+    assert cloud.holds.sweep() == 1
     assert blob_count(cloud) == kept
 
 
