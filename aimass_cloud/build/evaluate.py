@@ -26,7 +26,7 @@ import numpy as np
 
 from aimass.engine import open_engine
 from aimass.engine.base import Arrays, Cancel, EngineOptions, Session
-from aimass.errors import AimassError, CancelledError, DeadlineError, FrameError, ModelInvalidError
+from aimass.errors import AimassError, CancelledError, DeadlineError, FrameError, InputError, ModelInvalidError
 from aimass.wire.tensor import Array
 from aimass_cloud.build.evaluation_set import EvaluationSet, Measure
 
@@ -126,23 +126,27 @@ def evaluate(
 
     Raises:
         DeadlineError: it takes longer than allowed.
+        InputError: the labels do not fit what the model answers.
         ModelInvalidError: reason ``engine``: the reference itself does not run.
     """
     effort = effort or Effort()
-    judge = _top1 if data.measure is Measure.TOP1 else _max_abs_error
     with ExitStack() as open_until_end:
         cancel = open_until_end.enter_context(_time_limit(effort.limit_s))
-        reference = open_until_end.enter_context(_loaded(builds[0], effort))
+        reference = None
         results: list[Evaluation] = []
         for build in builds:
             try:
+                if reference is None and data.measure is Measure.MAX_ABS_ERROR:
+                    reference = open_until_end.enter_context(_loaded(builds[0], effort))
                 with _loaded(build, effort) as session:
-                    value = judge(session, reference, data, cancel)
+                    value = _value(session, reference, data, cancel)
                     latency_us = _latency_us(session, data.samples.feeds(0), cancel)
             except CancelledError as exc:
                 raise DeadlineError(
                     f"evaluating took more than {effort.limit_s:g} s", hint="send fewer samples"
                 ) from exc
+            except InputError:
+                raise
             except AimassError as exc:
                 if not results:
                     message = f"the model does not run on the evaluation data: {exc.message}"
@@ -180,24 +184,41 @@ def choose(evaluations: Sequence[Evaluation], bound: float) -> list[Evaluation]:
     return [replace(reference, is_kept=True, reason=""), *final]
 
 
-def _top1(session: Session, _reference: Session, data: EvaluationSet, cancel: Cancel) -> float:
-    assert data.labels is not None
+def _value(session: Session, reference: Session | None, data: EvaluationSet, cancel: Cancel) -> float:
+    if data.labels is not None:
+        return _top1(session, data, data.labels, cancel)
+    assert reference is not None
+    return _max_abs_error(session, reference, data, cancel)
+
+
+def _top1(session: Session, data: EvaluationSet, labels: Array, cancel: Cancel) -> float:
     right = 0
-    per_sample = len(data.labels) // data.samples.count
+    per_sample = len(labels) // data.samples.count
     for number, feeds in enumerate(data.samples):
         answer = session.run(feeds, [data.output], cancel)[data.output]
-        found = _classes(answer, per_sample)
-        right += int((found == data.labels[number * per_sample : (number + 1) * per_sample]).sum())
-    return right / len(data.labels)
+        found = _classes(answer, per_sample, data.output)
+        right += int((found == labels[number * per_sample : (number + 1) * per_sample]).sum())
+    return right / len(labels)
 
 
-def _classes(answer: Array, count: int) -> Array:
-    """The classes that an answer names: its largest value for each row, or the answer itself where it is one."""
-    if answer.dtype.kind == "f":
-        if np.isnan(answer).any():
-            return np.full(count, -1)  # argmax would take the first NaN for the largest
-        return np.asarray(np.argmax(answer.reshape(count, -1), axis=1))
-    return np.asarray(answer.reshape(count, -1)[:, 0])
+def _classes(answer: Array, count: int, name: str) -> Array:
+    """The classes that an answer names: the largest value of each row, or the answer itself where it is one.
+
+    Raises:
+        InputError: it is no row of classes for each label.
+    """
+    is_score = answer.dtype.kind == "f"
+    if answer.ndim == 0 or (count == 1 and answer.ndim == 1):  # one answer without an axis for samples
+        answer = answer.reshape(1, -1)
+    wide = [size for size in answer.shape[1:] if size != 1]
+    if len(answer) != count or len(wide) != is_score:
+        told = f"output '{name}' has shape {answer.shape} for {count} labels"
+        raise InputError(f"evaluation data: {told}", hint="name the output with one row of classes for each label")
+    rows = answer.reshape(count, -1)
+    if not is_score:
+        return rows[:, 0]
+    # argmax would take the first NaN for the largest value.
+    return np.where(np.isnan(rows).any(axis=1), -1, np.argmax(rows, axis=1))
 
 
 def _max_abs_error(session: Session, reference: Session, data: EvaluationSet, cancel: Cancel) -> float:
@@ -211,10 +232,11 @@ def _max_abs_error(session: Session, reference: Session, data: EvaluationSet, ca
             if found[name].shape != array.shape:  # as many boxes as were found, for example
                 return float("inf")
             want64, got64 = array.astype(np.float64), found[name].astype(np.float64)
-            error = max(error, float(np.abs(got64 - want64).max(initial=0.0)))
-            largest = max(largest, float(np.abs(want64).max(initial=0.0)))
-            if np.isnan(error):
+            off = np.where(np.isnan(want64) & np.isnan(got64), 0.0, np.abs(got64 - want64))
+            if np.isnan(off).any():
                 return float("inf")
+            error = max(error, float(off.max(initial=0.0)))
+            largest = max(largest, float(np.nan_to_num(np.abs(want64)).max(initial=0.0)))
     return error / largest if largest else error
 
 

@@ -48,36 +48,37 @@ class Written:
         return sum((self.path.parent / name).stat().st_size for name in (self.path.name, *self.files))
 
 
-def normalise(source: Path, target: Path) -> Written:
+def normalise(source: Path, target: Path, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> Written:
     """Write the normal form of a model that the checker has passed.
 
     Args:
         source: an ONNX file; external data beside it.
         target: where to.
+        max_message_bytes: above that, weights go to a second file.
 
     Raises:
         ModelInvalidError: reason ``broken``: it cannot be changed, or into something that the checker refuses.
     """
     try:
-        return _normalise(source, target)
+        return _normalise(source, target, max_message_bytes)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise _broken(exc) from exc
     except (DecodeError, EncodeError, ValueError, RuntimeError, OSError) as exc:
         raise _broken(exc) from exc
 
 
-def save_model(model: onnx.ModelProto, target: Path) -> tuple[str, ...]:
+def save_model(model: onnx.ModelProto, target: Path, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> tuple[str, ...]:
     """Write a model; names of the files beside the main one."""
     data = target.with_suffix(".data")
     data.unlink(missing_ok=True)  # external data is appended to a file that is there
-    if model.ByteSize() <= MAX_MESSAGE_BYTES:
+    if model.ByteSize() <= max_message_bytes:
         onnx.save_model(model, str(target))
         return ()
     onnx.save_model(model, str(target), save_as_external_data=True, location=data.name, size_threshold=1024)
     return (data.name,)
 
 
-def _normalise(source: Path, target: Path) -> Written:
+def _normalise(source: Path, target: Path, max_message_bytes: int) -> Written:
     model = onnx.load_model(str(source))
     notes = []
     if model.functions:
@@ -87,7 +88,7 @@ def _normalise(source: Path, target: Path) -> Written:
         notes.append(f"{freed} weights were also listed as inputs")
     model, told = _raise_opset(model)
     notes += told
-    files = save_model(model, target)
+    files = save_model(model, target, max_message_bytes=max_message_bytes)
     del model  # up to 2 GiB that the next step needs
     # By path: shapes of models above 2 GiB can be inferred no other way.
     onnx.shape_inference.infer_shapes_path(str(target), str(target), data_prop=True)

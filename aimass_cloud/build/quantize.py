@@ -224,9 +224,12 @@ def _calibrate(method: Method, source: Path, operators: list[str], samples: Samp
         return ranges
     options: dict[str, float]
     if method is Method.ENTROPY:
-        kind, options = CalibrationMethod.Entropy, {"num_bins": ENTROPY_BINS, "num_quantized_bins": QUANTIZED_BINS}
+        kind = CalibrationMethod.Entropy
+        options = {"num_bins": ENTROPY_BINS, "num_quantized_bins": QUANTIZED_BINS, "symmetric": False}
     else:
-        kind, options = CalibrationMethod.Percentile, {"num_bins": PERCENTILE_BINS, "percentile": PERCENTILE}
+        # Of absolute values, its default, it would count only those above the least one of the first sample.
+        kind = CalibrationMethod.Percentile
+        options = {"num_bins": PERCENTILE_BINS, "percentile": PERCENTILE, "symmetric": False}
     histograms = _calibrator(kind, source, operators, folder / "histograms.onnx", options)
     histograms.collect_data(_OneSample(samples.feeds(0)))  # makes the collector
     histograms.collector.histogram_dict.clear()

@@ -55,10 +55,12 @@ class Samples:
 
     def feeds(self, number: int) -> Arrays:
         """What a session is fed for one sample. Views, no copies."""
-        return {
-            name: array[number * self.rows[name] : (number + 1) * self.rows[name]] if self.rows[name] else array[number]
-            for name, array in self.arrays.items()
-        }
+        feeds = {}
+        for name, array in self.arrays.items():
+            rows = self.rows[name]
+            # The dots keep a single number an array.
+            feeds[name] = array[number * rows : (number + 1) * rows] if rows else array[number, ...]
+        return feeds
 
     def __iter__(self) -> Iterator[Arrays]:
         return (self.feeds(number) for number in range(self.count))

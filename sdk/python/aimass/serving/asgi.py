@@ -52,6 +52,22 @@ BAD_METHOD = 405
 UNSUPPORTED = 501
 
 
+class Refusal(Exception):  # noqa: N818 - it carries an error and is none of the tree
+    """A request that is refused with a status or headers that do not follow from its error's code.
+
+    Args:
+        error: what the body says.
+        status: the HTTP status.
+        extra: headers of the answer.
+    """
+
+    def __init__(self, error: AimassError, status: int, extra: Iterable[Header] = ()) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.status = status
+        self.extra = tuple(extra)
+
+
 def status_of(code: str) -> int:
     """The HTTP status for an error's stable code."""
     while code:
@@ -196,6 +212,8 @@ def answering_errors(app: App) -> App:
             if begun:
                 raise
             await send_error(send, exc)
+        except Refusal as exc:
+            await send_error(send, exc.error, status=exc.status, extra=exc.extra)
         except Exception:
             # A fault of ours must cost one request, never the door; it is logged whole and answered as `internal`.
             _log.exception("request %s %s failed", scope.get("method"), scope.get("path"))
