@@ -6,7 +6,7 @@
              outbox ─ sender, presence, renewal, transport
                      │
       doors: Unix socket ─ ManagementDoor ─┐
-             loopback TCP ─ Guard ─────────┴─ OipDoor ─ runtime
+             loopback TCP ─ Guard ─────────┴─ RestDoor ─ runtime
       telemetry
 
 Order at start: what is installed answers first, without any network; then the doors open; then the link is begun. At
@@ -37,8 +37,10 @@ from aimass.device.outbox import StreamLimits
 from aimass.engine import EngineOptions
 from aimass.errors import ConfigError, IdentityError
 from aimass.serving.asgi import App
+from aimass.serving.base import DoorSettings
 from aimass.serving.guard import Guard
-from aimass.serving.oip import DoorSettings, OipDoor
+from aimass.serving.installed import InstalledModels
+from aimass.serving.rest import RestDoor
 from aimass.version import __version__
 from aimass_edge.crash_guard import CrashGuard
 from aimass_edge.door import ManagementDoor
@@ -130,18 +132,22 @@ class Agent:
             await asyncio.gather(*running)
 
     def _doors(self) -> Iterator[contextlib.AbstractContextManager[_Server]]:
-        settings = self.settings
-        oip = OipDoor(
+        yield self._unix_door()
+        if self.settings.tcp.enabled:
+            yield self._tcp_door()
+
+    def _inference(self, repository: InstalledModels | None = None) -> App:
+        """Every inference protocol; with a repository, callers may load and unload what is installed."""
+        return RestDoor(
             self.party.runtime,
-            settings=DoorSettings(version=__version__, policy=settings.offload.policy),
+            settings=DoorSettings(version=__version__, policy=self.settings.offload.policy),
             ready=lambda: not self._stopping.is_set(),
+            repository=repository,
         )
-        yield self._unix_door(oip)
-        if settings.tcp.enabled:
-            yield self._tcp_door(oip)
 
     @contextlib.contextmanager
-    def _unix_door(self, inference: App) -> Iterator[_Server]:
+    def _unix_door(self) -> Iterator[_Server]:
+        inference = self._inference(InstalledModels(self.party.store, self.party.host))
         door = ManagementDoor(self.party.runtime, self.party.outbox, self.status, inference)
         sock = bind_socket(self._socket_path)
         try:
@@ -152,9 +158,11 @@ class Agent:
             door.close()
 
     @contextlib.contextmanager
-    def _tcp_door(self, inference: App) -> Iterator[_Server]:
+    def _tcp_door(self) -> Iterator[_Server]:
         tcp = self.settings.tcp
-        guard = Guard(inference, token=_token(self.settings.token_in(self.home)), allowed_hosts=tcp.allowed_hosts)
+        guard = Guard(
+            self._inference(), token=_token(self.settings.token_in(self.home)), allowed_hosts=tcp.allowed_hosts
+        )
         family = socket.AF_INET6 if ":" in tcp.host else socket.AF_INET
         try:
             sock = socket.create_server((tcp.host, tcp.port), family=family)

@@ -1,10 +1,10 @@
 """The management verbs, on the Unix socket only: status, models, records for the cloud. Everything else is inference.
 
-GET  /v1/status             how the agent stands
-GET  /v1/models             every model version that answers
-GET  /v1/models/{name}      its default version, or ?version=N
-POST /v1/outbox/{stream}    {"kind", "data", "id"} is kept for the cloud; answers {"seq"} once it is safe on disk.
-                            "id" may be left out; with it the same call may be made again and is kept once
+GET  /v1/agent/status             how the agent stands
+GET  /v1/agent/models             every model version that answers
+GET  /v1/agent/models/{name}      its default version, or ?version=N
+POST /v1/agent/outbox/{stream}    {"kind", "data", "id"} is kept for the cloud; answers {"seq"} once it is safe on
+                                  disk. "id" may be left out; with it a repeated call is kept once
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Keeps(Protocol):
 
 
 class ManagementDoor:
-    """`/v1` for programs on this machine, with `/v2` behind it.
+    """`/v1/agent` for programs on this machine, with the inference protocols behind it.
 
     Args:
         runtime: which models there are.
@@ -52,7 +52,7 @@ class ManagementDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Plain ASGI."""
-        is_management = scope["path"].startswith("/v1/")
+        is_management = scope["path"].startswith("/v1/agent/")
         await (self._management if is_management else self._inference)(scope, receive, send)
 
     def close(self) -> None:
@@ -60,22 +60,22 @@ class ManagementDoor:
         self._threads.shutdown(wait=True)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        segments = path_segments(scope)
-        allowed = "POST" if segments[1:2] == ["outbox"] else "GET"
+        segments = path_segments(scope)[2:]
+        allowed = "POST" if segments[:1] == ["outbox"] else "GET"
         match segments:
-            case ["v1", "status" | "models"] | ["v1", "models" | "outbox", _]:
+            case ["status" | "models"] | ["models" | "outbox", _]:
                 if scope["method"] != allowed:
                     await refuse_method(scope, send, allowed)
                     return
         match segments:
-            case ["v1", "status"]:
+            case ["status"]:
                 await send_json(send, await asyncio.to_thread(self._status))
-            case ["v1", "models"]:
+            case ["models"]:
                 await send_json(send, {"models": [model_to_dict(one) for one in self._runtime.models()]})
-            case ["v1", "models", name]:
+            case ["models", name]:
                 info = self._runtime.model(name, _asked_version(scope))
                 await send_json(send, model_to_dict(info))
-            case ["v1", "outbox", stream]:
+            case ["outbox", stream]:
                 await send_json(send, {"seq": await self._record(scope, receive, stream)})
             case _:
                 raise no_such_path(scope)

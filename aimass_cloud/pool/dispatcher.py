@@ -37,6 +37,10 @@ from aimass.wire.oip import DEFAULT_LIMITS, Limits
 
 log = logging.getLogger(__name__)
 
+# Requests are decoded on the network thread, and a coded message of 2 KB may stand for as much as this: so it is four
+# times what the broker lets through, and not what a door of one's own process may take.
+REQUEST_LIMITS = replace(DEFAULT_LIMITS, max_message_bytes=16 * 1024 * 1024)
+
 
 class Runs(Protocol):
     """What a dispatcher needs of a runtime."""
@@ -62,7 +66,7 @@ class DispatcherSettings:
     max_pending: int = 512
     default_timeout_s: float = 10.0
     max_timeout_s: float = 120.0
-    limits: Limits = DEFAULT_LIMITS
+    limits: Limits = REQUEST_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from aimass.engine import ENGINES, Cancel, Engine, EngineOptions, Session, open_engine
-from aimass.errors import CancelledError, EngineMissingError, EngineRunError, ModelLoadError
+from aimass.errors import CancelledError, EngineMissingError, EngineRunError, InputError, ModelLoadError
 from aimass.wire.tensor import Array, Datatype, TensorSpec
 from tests.fakes import onnx_models
 from tests.fakes.waiting import until
@@ -146,7 +146,7 @@ def test_strings_are_bytes_or_refused_when_loading(load: Load) -> None:
     given = np.array([b"a", "größe".encode(), b"", b"nul\x00in"], dtype=object)
     answer = session.run({"x": given})["y"]
     assert list(answer) == list(given)
-    with pytest.raises(EngineRunError, match="UTF-8"):
+    with pytest.raises(InputError, match="UTF-8"):
         session.run({"x": np.array([b"\xff"], dtype=object)})
 
 

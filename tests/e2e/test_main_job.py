@@ -55,6 +55,15 @@ def test_the_demo_keeps_every_promise_and_leaves_nothing_running(short_tmp: Path
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_an_interrupted_demo_leaves_nothing_running(short_tmp: Path, number: signal.Signals) -> None:
     folder = short_tmp / "demo"
+    # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupt(folder, number)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupt(folder: Path, number: signal.Signals) -> None:
     with subprocess.Popen(demo(folder), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
         agents = folder / "agents"
         wait_until(lambda: len(list(agents.glob("*/agent.sock"))) == 2, timeout_s=90, what="both agents")

@@ -215,7 +215,7 @@ class TestAtTheGateway:
         assert self.ask({**good, "Origin": "https://page.example"}) == 403
         assert self.ask({**good, "Origin": f"http://127.0.0.1:{self.tcp_port}"}) == 403
         assert self.ask({**good, "Host": "page.example"}) == 403
-        assert self.ask(good, path="/v1/status") == 404, "management is for the Unix socket only"
+        assert self.ask(good, path="/v1/agent/status") == 404, "management is for the Unix socket only"
 
     def ask(self, headers: dict[str, str], path: str = "/v2/health/ready") -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self.tcp_port, timeout=5)

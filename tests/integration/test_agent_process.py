@@ -272,7 +272,7 @@ class TestLoopbackDoor:
         assert done.returncode == 1
         assert f"chmod 600 {token}" in done.stderr
 
-    @pytest.mark.parametrize("path", ["/v1/status", "/v1/models", "/v1/outbox/x"])
+    @pytest.mark.parametrize("path", ["/v1/agent/status", "/v1/agent/models", "/v1/agent/outbox/x"])
     def test_management_is_not_there(self, door: tuple[AgentProcess, int], path: str) -> None:
         agent, port = door
         headers = {"Authorization": f"Bearer {(agent.home / 'door.token').read_text().strip()}"}

@@ -9,7 +9,8 @@ released version are never changed or taken away, only added: every later reader
 
 ``index.json`` lists each file with what it must become. ``frames``: ``expect`` is the message (elements as hex of
 their wire bytes, a float parameter as the hex of its IEEE 754 bits, most significant byte first) or ``error`` the code
-of ``ERRORS.md``; ``canonical`` marks those that our encoders write byte for byte. ``topics``: what a topic says.
+of ``ERRORS.md``; ``canonical`` marks those that our encoders write byte for byte. ``affine``: floats (hex of their
+wire bytes) with the step, zero point and codes they must get. ``topics``: what a topic says.
 ``signed``: envelopes, the key that is pinned, what is asked for, and the outcome.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import struct
 import sys
 from pathlib import Path
@@ -315,6 +317,181 @@ def hostile_replies() -> dict[str, tuple[bytes, str]]:
     }
 
 
+# -- codecs ------------------------------------------------------------------------------------------------------------
+
+
+def coded(datatype: str, shape: list[Any], raw: bytes, codec: Any, **more: Any) -> tuple[Json, bytes]:
+    """A tensor entry whose elements follow coded, and those bytes."""
+    entry = binary("x", datatype, shape, len(raw))
+    return entry | {"parameters": entry["parameters"] | {"codec": codec} | more}, raw
+
+
+def zstd(raw: bytes, *, stated: int | None = None, repeat: int = 0, head: int = 0b11100000) -> bytes:
+    """A zstd frame (RFC 8878) around one block as it is, or one byte repeated; ``stated`` lies about the size."""
+    size = repeat or len(raw)
+    block = (size << 3 | (0b11 if repeat else 0b01)).to_bytes(3, "little") + raw
+    return b"\x28\xb5\x2f\xfd" + bytes([head]) + struct.pack("<Q", size if stated is None else stated) + block
+
+
+def f32(value: float) -> float:
+    """Rounded to binary32; for one +, -, * or / of binary32 values, doing it in binary64 first changes nothing."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+def rounded(value: float) -> int:
+    """Half away from zero. The sum below is exact: binary64 has room for a binary32 of this size and one half."""
+    return int(abs(value) + 0.5) * (1 if value >= 0 else -1)
+
+
+def quantized(values: list[float], levels: int) -> tuple[int, int, list[int]]:
+    """Bits of the step, zero point and codes, by WIRE-6.4 word for word."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    scale = max(f32(f32(high / levels) - f32(low / levels)), 2.0**-126) if low < high else 1.0
+    zero = min(rounded(f32(-low / scale)), levels)
+    codes = [min(max(rounded(f32(value / scale)) + zero, 0), levels) for value in values]
+    return struct.unpack("<I", struct.pack("<f", scale))[0], zero, codes
+
+
+def affine() -> list[Json]:
+    """Floats and what becomes of them, among them ties, subnormals and both ends of the range."""
+    near = [0.49999997, 0.5, 1.4999999, 1.5, 2.5, 254.5, 255.0]
+    cases = [
+        [0.0, -0.0],
+        [0.1, 0.2, 1.0],
+        [-1.0, -0.25],
+        [-1.0, 0.0, 0.5, 3.0],
+        near,
+        [-value for value in near],
+        [-128.0, -127.5, -0.5, 0.5, 1.5, 126.5, 127.0],
+        [-7.5, 7.5, -0.5, 0.5, 0.25],
+        [1e-45, 0.0],
+        [-1e-40, 1e-38],
+        [4e36, -4e36, 3.0],
+        [2.0**121, 1.0],
+        [math.sin(i) * 1.5**i for i in range(40)],
+    ]
+    out = []
+    for values in ([f32(value) for value in case] for case in cases):
+        for levels in (255, 15):
+            bits, zero, codes = quantized(values, levels)
+            raw = struct.pack(f"<{len(values)}f", *values).hex()
+            out.append({"values": raw, "levels": levels, "scale_bits": bits, "zero": zero, "codes": codes})
+    return out
+
+
+def valid_coded() -> dict[str, tuple[bytes, Json, bool]]:
+    """As ``valid_requests``; the frames are not the only ones for their meaning, since compressors differ."""
+    two, half = struct.pack("<I", 0x40000000), struct.pack("<I", 0x3F000000)
+    bits = {"scale_bits": 0x3F000000, "zero": 128}
+    signed = struct.pack("<3f", -64.0, 0.0, 63.5)
+    by_row = two + half + b"\x00\x03"
+    rows = struct.pack("<6f", 0, 2, 30, -1.5, 0, 6)
+    eights, fours = bytes([0, 1, 15, 0, 3, 15]), bytes([0x10, 0x0F, 0xF3])
+    cases: dict[str, tuple[str, list[int], tuple[Json, bytes], bytes]] = {
+        "zstd": ("INT16", [3], coded("INT16", [3], zstd(b"abcdef"), "zstd"), b"abcdef"),
+        "zstd_repeat": ("UINT8", [2, 9], coded("UINT8", [2, 9], zstd(b"\7", repeat=18), "zstd"), b"\7" * 18),
+        "zstd_bool": ("BOOL", [2], coded("BOOL", [2], zstd(b"\0\1"), "zstd"), b"\0\1"),
+        "zstd_empty": ("INT64", [0, 3], coded("INT64", [0, 3], b"", "zstd"), b""),
+        "fp16": ("FP32", [2], coded("FP32", [2], bytes.fromhex("003c00fc"), "fp16"), struct.pack("<2f", 1, -math.inf)),
+        "fp16_zstd": (
+            "FP32",
+            [2],
+            coded("FP32", [2], zstd(bytes.fromhex("003cff7b")), "fp16+zstd"),
+            struct.pack("<2f", 1, 65504),
+        ),
+        "affine8": ("FP32", [3], coded("FP32", [3], bytes([0, 128, 255]), "affine8", **bits), signed),
+        "affine8_scalar": ("FP32", [], coded("FP32", [], b"\x80", "affine8", **bits), bytes(4)),
+        "affine8_zstd": ("FP32", [3], coded("FP32", [3], zstd(bytes([0, 128, 255])), "affine8+zstd", **bits), signed),
+        "affine8_axis": ("FP32", [2, 3], coded("FP32", [2, 3], by_row + eights, "affine8", axis=0), rows),
+        "affine8_axis_zstd": (
+            "FP32",
+            [2, 3],
+            coded("FP32", [2, 3], zstd(by_row + eights), "affine8+zstd", axis=0),
+            rows,
+        ),
+        "affine4_axis": ("FP32", [2, 3], coded("FP32", [2, 3], by_row + fours, "affine4", axis=0), rows),
+        "affine4_axis_zstd": (
+            "FP32",
+            [2, 3],
+            coded("FP32", [2, 3], zstd(by_row + fours), "affine4+zstd", axis=0),
+            rows,
+        ),
+        "affine4_odd": (
+            "FP32",
+            [1, 3],
+            coded("FP32", [1, 3], two + b"\x01\x10\x02", "affine4", axis=0),
+            struct.pack("<3f", -2, 0, 2),
+        ),
+    }
+    return {
+        f"coded_{name}": (frame(request(entry), raw), message(tensor("x", datatype, shape, meant)), False)
+        for name, (datatype, shape, (entry, raw), meant) in cases.items()
+    }
+
+
+def hostile_coded() -> dict[str, tuple[bytes, str]]:
+    """Frames whose tensors are coded wrongly, among them bombs."""
+    t, big = "wire.tensor", "wire.too_large"
+    bits = {"scale_bits": 0x3F000000, "zero": 128}
+    one = struct.pack("<I", 0x3F800000) + b"\x00"
+    packed = zstd(b"abcd")
+    cases: dict[str, tuple[tuple[Json, bytes], str]] = {
+        "unknown": (coded("UINT8", [1], b"\1", "lzma"), t),
+        "name_number": (coded("UINT8", [1], b"\1", 1), t),
+        "name_upper": (coded("UINT8", [1], b"\1", "ZSTD"), t),
+        "zstd_bytes": (coded("BYTES", [1], zstd(bytes(4)), "zstd"), t),
+        "zstd_raw": (coded("UINT8", [4], b"abcd", "zstd"), t),
+        "zstd_cut_off": (coded("UINT8", [4], packed[:-1], "zstd"), t),
+        "zstd_twice": (coded("UINT8", [4], packed * 2, "zstd"), t),
+        "zstd_trailing": (coded("UINT8", [4], packed + b"\0", "zstd"), t),
+        "zstd_smaller": (coded("UINT8", [5], packed, "zstd"), t),
+        "zstd_larger": (coded("UINT8", [3], packed, "zstd"), t),
+        "zstd_states_less": (coded("UINT8", [3], zstd(b"abcd", stated=3), "zstd"), t),
+        "zstd_states_more": (coded("UINT8", [5], zstd(b"abcd", stated=5), "zstd"), t),
+        "zstd_no_size": (coded("UINT8", [1], b"\x28\xb5\x2f\xfd\x00\x00\x09\x00\x00a", "zstd"), t),
+        "zstd_skippable": (coded("UINT8", [4], b"\x50\x2a\x4d\x18" + struct.pack("<I", 4) + b"abcd", "zstd"), t),
+        "zstd_dictionary": (
+            coded("UINT8", [1], b"\x28\xb5\x2f\xfd\x21\x07\x01" + bytes([9, 0, 0]) + b"a", "zstd"),
+            t,
+        ),
+        "zstd_bool_2": (coded("BOOL", [1], zstd(b"\2"), "zstd"), t),
+        "zstd_of_nothing": (coded("UINT8", [1], b"", "zstd"), t),
+        "zstd_for_empty": (coded("UINT8", [0], zstd(b""), "zstd"), t),
+        "bomb_1_tib": (coded("UINT8", [2**40], zstd(b"\0", repeat=2**17, stated=2**40), "zstd"), big),
+        "bomb_65_mib": (coded("FP32", [65 << 18], zstd(b"\0", repeat=2**17), "affine8+zstd", **bits), big),
+        "bomb_states_1_tib": (coded("UINT8", [4], zstd(b"\0", repeat=4, stated=2**40), "zstd"), t),
+        "fp16_of_fp64": (coded("FP64", [1], bytes(2), "fp16"), t),
+        "fp16_size": (coded("FP32", [1], bytes(4), "fp16"), t),
+        "affine8_of_int": (coded("INT32", [1], b"\0", "affine8", **bits), t),
+        "affine8_size": (coded("FP32", [2], b"\0", "affine8", **bits), t),
+        "affine8_no_step": (coded("FP32", [1], b"\0", "affine8", zero=0), t),
+        "affine8_no_zero": (coded("FP32", [1], b"\0", "affine8", scale_bits=0x3F000000), t),
+        "affine8_step_float": (coded("FP32", [1], b"\0", "affine8", scale_bits=0.5, zero=0), t),
+        "affine8_step_true": (coded("FP32", [1], b"\0", "affine8", scale_bits=True, zero=0), t),
+        "affine8_step_2_32": (coded("FP32", [1], b"\0", "affine8", scale_bits=2**32, zero=0), t),
+        "affine8_step_0": (coded("FP32", [1], b"\0", "affine8", scale_bits=0, zero=0), t),
+        "affine8_step_subnormal": (coded("FP32", [1], b"\0", "affine8", scale_bits=0x007FFFFF, zero=0), t),
+        "affine8_step_negative": (coded("FP32", [1], b"\0", "affine8", scale_bits=0xBF000000, zero=0), t),
+        "affine8_step_above_2_119": (coded("FP32", [1], b"\0", "affine8", scale_bits=0x7B000001, zero=0), t),
+        "affine8_step_infinite": (coded("FP32", [1], b"\0", "affine8", scale_bits=0x7F800000, zero=0), t),
+        "affine8_step_nan": (coded("FP32", [1], b"\0", "affine8", scale_bits=0x7FC00000, zero=0), t),
+        "affine8_zero_256": (coded("FP32", [1], b"\0", "affine8", scale_bits=0x3F000000, zero=256), t),
+        "affine8_zero_negative": (coded("FP32", [1], b"\0", "affine8", scale_bits=0x3F000000, zero=-1), t),
+        "affine8_axis_negative": (coded("FP32", [1], one + b"\0", "affine8", axis=-1), t),
+        "affine8_axis_beyond": (coded("FP32", [1], one + b"\0", "affine8", axis=1), t),
+        "affine8_axis_text": (coded("FP32", [1], one + b"\0", "affine8", axis="0"), t),
+        "affine8_axis_step_nan": (coded("FP32", [1], struct.pack("<I", 0x7FC00000) + b"\0\0", "affine8", axis=0), t),
+        "affine8_axis_table_cut_off": (coded("FP32", [3, 1], one * 2, "affine8", axis=0), t),
+        "affine4_no_axis": (coded("FP32", [2], b"\0", "affine4", scale_bits=0x3F800000, zero=0), t),
+        "affine4_zero_16": (coded("FP32", [1, 2], one[:4] + b"\x10\0", "affine4", axis=0), t),
+        "affine4_half_left_over": (coded("FP32", [1, 1], one + b"\x10", "affine4", axis=0), t),
+    }
+    out = {f"coded_{name}": (frame(request(entry), raw), code) for name, ((entry, raw), code) in cases.items()}
+    data = listed("x", "FP32", [1], [1]) | {"parameters": {"codec": "fp16"}}
+    out["coded_data"] = (frame(request(data)), t)
+    return out
+
+
 # -- topics ------------------------------------------------------------------------------------------------------------
 
 
@@ -547,7 +724,7 @@ def build() -> dict[str, bytes]:
     """Every file below this folder, by its path."""
     files, envelopes = signed()
     frames: list[Json] = []
-    for kind, cases in (("request", valid_requests()), ("reply", valid_replies())):
+    for kind, cases in (("request", valid_requests()), ("request", valid_coded()), ("reply", valid_replies())):
         for name, (raw, expect, is_canonical) in cases.items():
             files[f"valid/{name}.bin"] = raw
             frames.append({"file": f"valid/{name}.bin", "kind": kind, "expect": expect, "canonical": is_canonical})
@@ -555,12 +732,13 @@ def build() -> dict[str, bytes]:
         ("truncated", "request", truncated()),
         ("hostile", "request", hostile_headers()),
         ("hostile", "request", hostile_tensors()),
+        ("hostile", "request", hostile_coded()),
         ("hostile", "reply", hostile_replies()),
     ):
         for name, (raw, code) in bad.items():
             files[f"{folder}/{name}.bin"] = raw
             frames.append({"file": f"{folder}/{name}.bin", "kind": kind, "error": code})
-    index = {"frames": frames, "topics": topics(), "signed": envelopes}
+    index = {"affine": affine(), "frames": frames, "topics": topics(), "signed": envelopes}
     files["index.json"] = json.dumps(index, indent=1, sort_keys=True).encode() + b"\n"
     return files
 

@@ -78,16 +78,17 @@ class CloudApi:
         if metrics:
             manifest["metrics"] = dict(metrics)
         try:
-            content = path.read_bytes()
+            file = path.open("rb")
         except OSError as exc:
             raise ConfigError(f"cannot read {path}: {exc}") from exc
-        return self.call(
-            "POST",
-            "/v1/models",
-            data={"manifest": json.dumps(manifest)},
-            files={"model": (path.name, content, "application/octet-stream")},
-            timeout=self._timeout_s * 10,
-        )
+        with file:  # sent as it is read: a model may be larger than the memory
+            return self.call(
+                "POST",
+                "/v1/models",
+                data={"manifest": json.dumps(manifest)},
+                files={"model": (path.name, file, "application/octet-stream")},
+                timeout=self._timeout_s * 10,
+            )
 
     def models(self) -> list[Json]:
         """All models."""

@@ -33,7 +33,7 @@ def demo(context: click.Context, as_json: bool, keep: Path | None) -> None:
     from aimass.cli.main_job import GATEWAYS, MainJob  # the engines' libraries: other commands start without them
     from aimass.cli.stack import Stack
 
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     with contextlib.ExitStack() as held:
         held.enter_context(ended_by_signals())
         folder = keep or Path(held.enter_context(tempfile.TemporaryDirectory(prefix="aimass-demo-")))

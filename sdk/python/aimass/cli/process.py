@@ -60,9 +60,13 @@ class Process:
                 self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env, start_new_session=True
             )
 
-    def stop(self, timeout_s: float = 20) -> None:
-        """Ask it to end (SIGTERM); SIGKILL when it does not in time."""
+    def begin_stop(self) -> None:
+        """Ask it to end (SIGTERM); returns at once."""
         self._signal(signal.SIGTERM)
+
+    def stop(self, timeout_s: float = 20) -> None:
+        """Ask it to end and wait; SIGKILL when it does not in time."""
+        self.begin_stop()
         try:
             self._wait(timeout_s)
         except subprocess.TimeoutExpired:

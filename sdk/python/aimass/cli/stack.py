@@ -117,7 +117,10 @@ class Stack:
         if self._api is not None:
             self._api.close()  # first: a server waits a while for connections that are open
             self._api = None
-        for process in (*self.agents.values(), self.cloud):
+        for agent in self.agents.values():
+            agent.thaw()
+            agent.begin_stop()
+        for process in (*self.agents.values(), self.cloud):  # the cloud last: it hears the agents' farewells
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.thaw()
                 process.stop()

@@ -96,7 +96,7 @@ class AgentClient:
 
     def models(self) -> list[ModelInfo]:
         """Every model version that answers on this device."""
-        return [model_from_dict(one) for one in self._get("/v1/models")["models"]]
+        return [model_from_dict(one) for one in self._get("/v1/agent/models")["models"]]
 
     def model(self, name: str) -> ModelInfo:
         """The default version of a model."""
@@ -111,7 +111,7 @@ class AgentClient:
             raw = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
         except (TypeError, ValueError) as exc:
             raise InputError(f"the record's data is not JSON: {exc}", hint="use plain values") from exc
-        path = f"/v1/outbox/{quote(stream, safe='')}"
+        path = f"/v1/agent/outbox/{quote(stream, safe='')}"
         reply = self._patiently(
             self._clock() + _MANAGEMENT_TIMEOUT_S,
             lambda remaining_s: self._call("POST", path, [raw], timeout_s=remaining_s),
@@ -120,7 +120,7 @@ class AgentClient:
 
     def status(self) -> dict[str, Any]:
         """How the agent stands."""
-        return self._get("/v1/status")
+        return self._get("/v1/agent/status")
 
     def close(self) -> None:
         """Closes the connections."""
@@ -219,7 +219,7 @@ class AgentClient:
         if known is None:
             query = f"?version={quote(version, safe='')}" if version else ""
             timeout_s = max(0.0, deadline - self._clock()) + self._margin_s
-            known = model_from_dict(self._get(f"/v1/models/{quote(name, safe='')}{query}", timeout_s=timeout_s))
+            known = model_from_dict(self._get(f"/v1/agent/models/{quote(name, safe='')}{query}", timeout_s=timeout_s))
             self._models[name, version] = known
         return known
 

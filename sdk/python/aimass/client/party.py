@@ -113,6 +113,7 @@ class Party:
         )
         self.remote = MqttRemote(self.transport, settings.pool) if settings.offload else None
         self.runtime = Runtime(self.engines, remote=self.remote, settings=settings.runtime_settings())
+        self.host = host(self.runtime)
         self.http = CloudHttp(self.identity)
         here = Platform(os=platform.system().lower(), arch=platform.machine(), engines=settings.engines)
         self.store = PackageStore(home / "models", publishers=self.identity.publisher_keys, here=here)
@@ -120,7 +121,7 @@ class Party:
             self.transport,
             self.store,
             self.http,
-            host(self.runtime),
+            self.host,
             cn=cn,
             control_keys=self.identity.control_keys,
             boot=self.boot,

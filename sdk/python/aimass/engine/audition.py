@@ -10,7 +10,7 @@ was standard output; whatever libraries print goes to standard error.
     {"do": "time", "for_s", "max_runs"}                -> {"times_us", "memory_bytes"}
     any of them                                        -> {"error": {"code", "message"}}
 
-It ends when its input does, or when its parent dies.
+It ends when its input does, or when the thread that started it does (on Linux the kernel sees to that).
 """
 
 from __future__ import annotations

@@ -111,6 +111,7 @@ class Session(Protocol):
 
         Raises:
             EngineRunError: the engine failed, the feeds do not fit, or the session is closed.
+            InputError: a value that this engine cannot take, such as text that is not UTF-8.
             CancelledError: ``cancel`` was set.
         """
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from aimass.engine.base import Arrays, Cancel, EngineOptions, Feeds
-from aimass.errors import CancelledError, EngineMissingError, EngineRunError, ModelLoadError
+from aimass.errors import CancelledError, EngineMissingError, EngineRunError, InputError, ModelLoadError
 from aimass.wire.tensor import Array, Datatype, TensorSpec
 
 _DATATYPES = {
@@ -263,7 +263,8 @@ def _to_text(name: str, array: Array) -> Array:
     try:
         texts = [item.decode() if isinstance(item, bytes) else str(item) for item in items]
     except UnicodeDecodeError as exc:
-        raise EngineRunError(f"'{name}' holds bytes that are not UTF-8, which this engine cannot take") from exc
+        message = f"'{name}' holds bytes that are not UTF-8, which this engine cannot take"
+        raise InputError(message, hint="send text as UTF-8; for other bytes use a tensor of UINT8") from exc
     return _objects(texts, array)
 
 

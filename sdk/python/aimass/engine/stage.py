@@ -143,7 +143,7 @@ class Stage(Protocol):
 
 
 class ChildStage:
-    """A `Stage` in a process of its own.
+    """A `Stage` in a process of its own, which lives no longer than the thread that opens it.
 
     Args:
         pace: holds the child still while the device is busy.

@@ -104,7 +104,12 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
         DeadlineError: the sender was too slow.
         CancelledError: the sender went away.
     """
-    _check_declared(scope, max_bytes)
+    check_declared(header(scope, b"content-length"), max_bytes)
+    return await read_undeclared(receive, max_bytes=max_bytes, timeout_s=timeout_s)
+
+
+async def read_undeclared(receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:
+    """As `read_body`, where the declared length was looked at already."""
     message = await _next(receive, timeout_s)
     first: bytes = message.get("body", b"")
     if not message.get("more_body", False):
@@ -141,8 +146,13 @@ async def _read_rest(first: bytes, receive: Receive, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _check_declared(scope: Scope, max_bytes: int) -> None:
-    declared = header(scope, b"content-length")
+def check_declared(declared: bytes | None, max_bytes: int) -> None:
+    """Whether a body of this Content-Length may come at all.
+
+    Raises:
+        FrameTooLargeError: it is too long.
+        FrameError: that is no number.
+    """
     if declared is not None:
         if not declared.isdigit():
             raise FrameError("Content-Length is not a number")

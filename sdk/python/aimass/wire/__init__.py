@@ -6,6 +6,7 @@ The normative text with its rule ids is ``sdk/spec/WIRE.md`` and ``sdk/spec/TOPI
     ids       who may be named, and how              topics    which topic says what
     tensor    one array <-> little-endian bytes      values    one array <-> JSON numbers and strings
     messages  request, response, error reply         header    JSON text <-> checked plain values
+    codec     one array <-> fewer bytes, by name        affine    floats <-> 8-bit and 4-bit codes
     oip       messages <-> JSON header + raw tensors (HTTP)
-    frame     the same with an 8-byte preamble (MQTT)
+    frame     the same with an 8-byte preamble (MQTT)     zstd      the door to zstandard
 """

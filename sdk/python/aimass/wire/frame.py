@@ -19,6 +19,7 @@ from aimass.errors import FrameError, FrameTooLargeError, UnsupportedWireVersion
 from aimass.wire.messages import ErrorReply, InferRequest, InferResponse
 from aimass.wire.oip import (
     DEFAULT_LIMITS,
+    Codecs,
     Limits,
     Part,
     decode_request,
@@ -76,9 +77,9 @@ def unpack(buffer: Buffer, limits: Limits = DEFAULT_LIMITS) -> tuple[memoryview,
     return view[PREAMBLE_BYTES:end], view[end:]
 
 
-def pack_request(request: InferRequest) -> bytes:
-    """A request as one frame."""
-    return pack(*encode_request(request))
+def pack_request(request: InferRequest, codecs: Codecs | None = None) -> bytes:
+    """A request as one frame; ``codecs`` says how to code inputs, by name."""
+    return pack(*encode_request(request, codecs))
 
 
 def unpack_request(buffer: Buffer, limits: Limits = DEFAULT_LIMITS) -> InferRequest:
@@ -91,9 +92,9 @@ def unpack_request(buffer: Buffer, limits: Limits = DEFAULT_LIMITS) -> InferRequ
     return decode_request(header, body, limits=limits)
 
 
-def pack_response(response: InferResponse) -> bytes:
-    """A response as one frame, all tensors binary."""
-    return pack(*encode_response(response))
+def pack_response(response: InferResponse, codecs: Codecs | None = None) -> bytes:
+    """A response as one frame, all tensors binary; ``codecs`` says how to code outputs, by name."""
+    return pack(*encode_response(response, codecs=codecs))
 
 
 def pack_error(reply: ErrorReply) -> bytes:

@@ -4,7 +4,8 @@ What we send has every tensor in binary form unless the asking side wants JSON; 
 the header's length stands in ``Inference-Header-Content-Length``, over MQTT in a preamble (``aimass.wire.frame``).
 
 Nothing is allocated for a declared size before that many bytes were seen to be there, and binary tensors are views
-into the received message.
+into the received message. Coded tensors (``aimass.wire.codec``) are the exception on both counts: they are bounded by
+the size an uncoded message may have.
 
 Source: Open Inference Protocol, REST and binary tensor data extension; ``sdk/spec/WIRE.md``.
 """
@@ -16,12 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from aimass.errors import FrameError, FrameTooLargeError, TensorError
+from aimass.wire.codec import Codec, decode_tensor, encode_tensor
 from aimass.wire.header import check_parameters, list_of, parameters_of, read_json, text_of, write_json
 from aimass.wire.messages import MAX_MESSAGE_CHARS, ErrorReply, InferRequest, InferResponse
 from aimass.wire.tensor import Buffer, Datatype, Tensor, element_count, tensor_from_bytes, tensor_to_bytes
 from aimass.wire.values import tensor_from_values, tensor_to_values
 
 Part = bytes | memoryview
+Codecs = Mapping[str, Codec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class Limits:
 
     Attributes:
         max_header_bytes: the JSON part.
-        max_message_bytes: header and tensors together; 64 MiB as in Triton.
+        max_message_bytes: header and tensors together; 64 MiB as in Triton. What the coded tensors of a message
+            decode to has the same bound.
         max_tensors: inputs or outputs of one message.
         max_dims: dimensions of one tensor.
         max_nesting: lists and objects within one another; 100 as in Triton.
@@ -48,8 +52,12 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-def encode_request(request: InferRequest) -> tuple[bytes, list[Part]]:
+def encode_request(request: InferRequest, codecs: Codecs | None = None) -> tuple[bytes, list[Part]]:
     """The header and the tensors of a request, all of them binary.
+
+    Args:
+        request: what to send.
+        codecs: how to code inputs, by name; the others go as they are.
 
     Raises:
         WireError: a parameter or a tensor's data cannot be sent.
@@ -60,7 +68,7 @@ def encode_request(request: InferRequest) -> tuple[bytes, list[Part]]:
     if request.id:
         fields["id"] = request.id
     _put_parameters(fields, request.parameters)
-    fields["inputs"], parts = _encode_tensors(request.inputs, lambda _: True)
+    fields["inputs"], parts = _encode_tensors(request.inputs, lambda _: True, codecs)
     if request.outputs:
         fields["outputs"] = [{"name": name} for name in request.outputs]
     return write_json(fields), parts
@@ -145,13 +153,14 @@ def wants_binary(fields: Mapping[str, Any], name: str) -> bool:
 
 
 def encode_response(
-    response: InferResponse, *, binary: Callable[[str], bool] | bool = True
+    response: InferResponse, *, binary: Callable[[str], bool] | bool = True, codecs: Codecs | None = None
 ) -> tuple[bytes, list[Part]]:
     """The header and the tensors of a response.
 
     Args:
         response: what to send.
         binary: which outputs go in binary form: all, none, or asked by name.
+        codecs: how to code outputs that go in binary form, by name; the others go as they are.
 
     Raises:
         WireError: a parameter or a tensor cannot be sent in the form asked for.
@@ -161,7 +170,7 @@ def encode_response(
     fields["model_name"] = response.model
     fields["model_version"] = response.version
     _put_parameters(fields, response.parameters)
-    fields["outputs"], parts = _encode_tensors(response.outputs, choose)
+    fields["outputs"], parts = _encode_tensors(response.outputs, choose, codecs)
     return write_json(fields), parts
 
 
@@ -203,6 +212,7 @@ class _Reader:
         self._limits = limits
         self._offset = 0
         self._strings = 0
+        self._decoded_bytes = 0
 
     def tensors(self, fields: Mapping[str, Any], key: str) -> tuple[Tensor, ...]:
         """All tensors under the key; they use up the body exactly."""
@@ -225,16 +235,29 @@ class _Reader:
         shape = self._shape(name, entry.get("shape"))
         self._count(name, datatype, shape)
         parameters = parameters_of(entry)
-        _check_tensor_parameters(name, parameters)
+        if "shared_memory_region" in parameters:  # WIRE-3.6
+            raise TensorError(f"tensor {name!r}: shared memory is not offered", hint="send the tensor itself")
         size = parameters.get("binary_data_size")
         data = entry.get("data")
         if data is not None:
-            if size is not None:
-                raise TensorError(f"tensor {name!r} has both 'data' and 'binary_data_size'")
+            if size is not None or "codec" in parameters:
+                raise TensorError(f"tensor {name!r} has 'data', and beside it 'binary_data_size' or a codec")
             return tensor_from_values(name, datatype, shape, data)
         if size is None and is_only:
             size = len(self._body)  # WIRE-2.8
-        return tensor_from_bytes(name, datatype, shape, self._take(name, size))
+        raw = self._take(name, size)
+        if "codec" in parameters:
+            return self._decoded(name, datatype, shape, parameters, raw)
+        return tensor_from_bytes(name, datatype, shape, raw)
+
+    def _decoded(
+        self, name: str, datatype: Datatype, shape: tuple[int, ...], parameters: Mapping[str, Any], raw: memoryview
+    ) -> Tensor:
+        # WIRE-6.8: one budget for all coded tensors of a message
+        left = self._limits.max_message_bytes - self._decoded_bytes
+        tensor = decode_tensor(name, datatype, shape, parameters, raw, max_bytes=left)
+        self._decoded_bytes += tensor.nbytes
+        return tensor
 
     def _take(self, name: str, size: Any) -> memoryview:
         # WIRE-2.4
@@ -267,15 +290,20 @@ class _Reader:
 
 
 def _encode_tensors(
-    tensors: Sequence[Tensor], binary: Callable[[str], bool]
+    tensors: Sequence[Tensor], binary: Callable[[str], bool], codecs: Codecs | None
 ) -> tuple[list[dict[str, Any]], list[Part]]:
     entries: list[dict[str, Any]] = []
     parts: list[Part] = []
     for tensor in tensors:
         entry: dict[str, Any] = {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype.value}
         if binary(tensor.name):
-            part = tensor_to_bytes(tensor)
-            entry["parameters"] = {"binary_data_size": len(part)}
+            codec = codecs.get(tensor.name) if codecs else None
+            if codec is None:
+                part = tensor_to_bytes(tensor)
+                entry["parameters"] = {"binary_data_size": len(part)}
+            else:
+                parameters, part = encode_tensor(tensor, codec)
+                entry["parameters"] = {"binary_data_size": len(part), **parameters}
             parts.append(part)
         else:
             entry["data"] = tensor_to_values(tensor)
@@ -300,15 +328,6 @@ def _datatype(name: str, value: Any) -> Datatype:
         return Datatype(value)
     except ValueError as exc:
         raise TensorError(f"tensor {name!r}: datatype {str(value)[:40]!r} is unknown") from exc
-
-
-def _check_tensor_parameters(name: str, parameters: Mapping[str, Any]) -> None:
-    # WIRE-3.6: codecs come later; a receiver that took coded bytes for plain ones would compute on noise
-    if "codec" in parameters:
-        codec = str(parameters["codec"])[:40]
-        raise TensorError(f"tensor {name!r}: codec {codec!r} is unknown here", hint="send the tensor uncompressed")
-    if "shared_memory_region" in parameters:
-        raise TensorError(f"tensor {name!r}: shared memory is not offered", hint="send the tensor itself")
 
 
 def _wanted(fields: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
