@@ -7,25 +7,9 @@ import math
 import onnx
 
 from aimass.errors import ModelInvalidError
-from aimass.wire.tensor import Datatype, TensorSpec
+from aimass.graph.datatypes import DATATYPES
+from aimass.wire.tensor import TensorSpec
 from aimass_cloud.build.walk import all_nodes, all_tensors
-
-DATATYPES = {
-    onnx.TensorProto.BOOL: Datatype.BOOL,
-    onnx.TensorProto.UINT8: Datatype.UINT8,
-    onnx.TensorProto.UINT16: Datatype.UINT16,
-    onnx.TensorProto.UINT32: Datatype.UINT32,
-    onnx.TensorProto.UINT64: Datatype.UINT64,
-    onnx.TensorProto.INT8: Datatype.INT8,
-    onnx.TensorProto.INT16: Datatype.INT16,
-    onnx.TensorProto.INT32: Datatype.INT32,
-    onnx.TensorProto.INT64: Datatype.INT64,
-    onnx.TensorProto.FLOAT16: Datatype.FP16,
-    onnx.TensorProto.BFLOAT16: Datatype.BF16,
-    onnx.TensorProto.FLOAT: Datatype.FP32,
-    onnx.TensorProto.DOUBLE: Datatype.FP64,
-    onnx.TensorProto.STRING: Datatype.BYTES,
-}
 
 FLOAT_PRECISIONS = {
     onnx.TensorProto.FLOAT: "fp32",

@@ -10,6 +10,7 @@ import onnx
 from onnx import ModelProto, ValueInfoProto, helper
 
 from aimass.errors import InputError, ModelInvalidError
+from aimass.graph.datatypes import DATATYPES
 from aimass.graph.view import GraphView, read_model, view_of
 from aimass.wire.tensor import Datatype
 
@@ -17,23 +18,6 @@ Shapes = Mapping[str, Sequence[int]]
 
 #: Constants up to this many elements take part in shape inference with their values, larger ones with their type.
 _SMALL_ELEMENTS = 1024
-
-_DATATYPES = {
-    onnx.TensorProto.BOOL: Datatype.BOOL,
-    onnx.TensorProto.UINT8: Datatype.UINT8,
-    onnx.TensorProto.UINT16: Datatype.UINT16,
-    onnx.TensorProto.UINT32: Datatype.UINT32,
-    onnx.TensorProto.UINT64: Datatype.UINT64,
-    onnx.TensorProto.INT8: Datatype.INT8,
-    onnx.TensorProto.INT16: Datatype.INT16,
-    onnx.TensorProto.INT32: Datatype.INT32,
-    onnx.TensorProto.INT64: Datatype.INT64,
-    onnx.TensorProto.FLOAT16: Datatype.FP16,
-    onnx.TensorProto.BFLOAT16: Datatype.BF16,
-    onnx.TensorProto.FLOAT: Datatype.FP32,
-    onnx.TensorProto.DOUBLE: Datatype.FP64,
-    onnx.TensorProto.STRING: Datatype.BYTES,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +40,7 @@ def known(value: ValueInfoProto) -> Known:
     if tensor.HasField("shape"):
         # some exporters write -1 where they mean a dynamic size
         shape = tuple(max(-1, dim.dim_value) if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
-    return Known(_DATATYPES.get(tensor.elem_type), shape)
+    return Known(DATATYPES.get(tensor.elem_type), shape)
 
 
 def inferred(view: GraphView, shapes: Shapes | None = None) -> dict[str, ValueInfoProto]:
@@ -178,6 +162,6 @@ def default_shapes(view: GraphView) -> dict[str, list[int]]:
 def constant_sizes(view: GraphView) -> dict[str, Known]:
     """Types and shapes of the constants in the model."""
     return {
-        tensor.name: Known(_DATATYPES.get(tensor.data_type), tuple(tensor.dims))
+        tensor.name: Known(DATATYPES.get(tensor.data_type), tuple(tensor.dims))
         for tensor in view.model.graph.initializer
     }
