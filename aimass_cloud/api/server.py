@@ -12,7 +12,6 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from aimass.device.priority import give_way
 from aimass.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -93,7 +92,6 @@ class HttpsServer:
         self._context.load_cert_chain(self._certificate)
 
     def _run(self) -> None:
-        give_way()
         try:
             self._server.run(sockets=[self._socket])
         except BaseException as exc:  # the thread's last word: `start` and `running` tell whoever waits for it

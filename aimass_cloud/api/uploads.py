@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from aimass.device.priority import give_way
 from aimass.errors import AimassError, CancelledError, FrameTooLargeError, InputError, OverloadError
 from aimass_cloud.api.multipart import Event, PartBegin, PartData, PartEnd, read_parts
 from aimass_cloud.usecases.models import Models
@@ -34,7 +33,7 @@ class Receivers:
     """The threads that store uploads; a few, so that uploads cannot take all of the cloud."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="upload", initializer=give_way)
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="upload")
         self._busy = 0
 
     @contextlib.contextmanager
