@@ -1,17 +1,23 @@
-"""Receiving an upload: the event loop takes the stream apart, a thread stores and digests it, memory stays constant."""
+"""Receiving an upload: the event loop takes the stream apart, a thread stores and digests it, memory stays constant.
+
+One after the other, and with rests: an upload takes a share of one core (see `aimass.device.pace`), because requests
+that are offloaded meanwhile need the others.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import queue
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from aimass.device.pace import Pace
 from aimass.errors import AimassError, CancelledError, FrameTooLargeError, InputError, OverloadError
 from aimass_cloud.api.multipart import Event, PartBegin, PartData, PartEnd, read_parts
 from aimass_cloud.usecases.models import Models
@@ -19,9 +25,8 @@ from aimass_cloud.usecases.package import MAX_FORM_BYTES, UploadForm
 from aimass_cloud.usecases.upload import Upload
 
 AT_ONCE = 8
-PIECE_BYTES = 512 * 1024
-PIECES = 4
-"""Pieces between loop and thread; an upload holds at most ``(PIECES + 2) * PIECE_BYTES``, 3 MiB."""
+PIECE_BYTES = 128 * 1024
+"""Handed from loop to thread at once: work of half a millisecond."""
 FORM_OVERHEAD_BYTES = 1 << 20
 DRAIN_BYTES = 64 << 20
 DRAIN_S = 5.0
@@ -68,17 +73,25 @@ class _Stop:
 
 
 class _Pipe:
-    """Pieces of one file on their way from the event loop to a thread, a bounded number at a time."""
+    """Pieces of one file on their way from the event loop to a thread, one at a time.
 
-    def __init__(self) -> None:
+    Args:
+        store: takes the pieces from this pipe, on a thread.
+        receivers: the threads.
+    """
+
+    def __init__(self, store: Callable[[_Pipe], None], receivers: Receivers) -> None:
         self._loop = asyncio.get_running_loop()
-        self._free = asyncio.Semaphore(PIECES)
         self._queue: queue.SimpleQueue[bytes | _Stop] = queue.SimpleQueue()
         self._gathered = bytearray()
-        self.work: asyncio.Future[None] | None = None
+        self._pace = Pace()
+        self._store_s = 0.0
+        self._is_stored = asyncio.Event()
+        self._work = asyncio.ensure_future(receivers.run(lambda: store(self)))
+        self._work.add_done_callback(lambda _: self._is_stored.set())
 
     async def put(self, data: bytes) -> None:
-        """On the loop: pass bytes on; raises what the thread raised."""
+        """On the loop: pass bytes on and rest; raises what the thread raised."""
         self._gathered += data
         if len(self._gathered) >= PIECE_BYTES:
             await self._flush()
@@ -87,15 +100,13 @@ class _Pipe:
         """On the loop: the file is complete; returns when it is stored."""
         await self._flush()
         self._queue.put(_Stop())
-        assert self.work is not None
-        await self.work
+        await self._work
 
     async def abort(self, reason: AimassError) -> None:
         """On the loop: there will be no more; the thread ends, whatever it raises then is known already."""
         self._queue.put(_Stop(reason))
-        if self.work is not None:
-            with contextlib.suppress(AimassError):
-                await self.work
+        with contextlib.suppress(AimassError):
+            await self._work
 
     def __iter__(self) -> Iterator[bytes]:
         """On the thread: the pieces."""
@@ -105,19 +116,20 @@ class _Pipe:
                 if piece.reason is not None:
                     raise piece.reason
                 return
-            self._loop.call_soon_threadsafe(self._free.release)
+            began_s = time.thread_time()
             yield piece
+            self._store_s = time.thread_time() - began_s  # whoever asks for the next has stored this one
+            self._loop.call_soon_threadsafe(self._is_stored.set)
 
     async def _flush(self) -> None:
-        assert self.work is not None
-        free = asyncio.ensure_future(self._free.acquire())
-        either: set[asyncio.Future[Any]] = {free, self.work}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if self.work.done():
-            free.cancel()
-            self.work.result()
         piece, self._gathered = bytes(self._gathered), bytearray()
-        self._queue.put(piece)
+        if not self._work.done():
+            self._is_stored.clear()
+            self._queue.put(piece)
+            await self._is_stored.wait()
+        if self._work.done():
+            self._work.result()
+        await asyncio.sleep(self._pace.rest_s(self._store_s))
 
 
 class _Reception:
@@ -163,9 +175,8 @@ class _Reception:
             hint = f"send the model as field {self._file_field!r}, before further files"
             raise InputError(f"the first file is field {name[:50]!r}", hint=hint)
         self._has_model = True
-        pipe = self._pipe = _Pipe()
         plain = file_name.replace("\\", "/").rsplit("/", 1)[-1]
-        pipe.work = asyncio.ensure_future(self._receivers.run(lambda: self._upload.receive(plain, pipe)))
+        self._pipe = _Pipe(lambda pieces: self._upload.receive(plain, pieces), self._receivers)
 
     def _take_field(self, name: str, raw: bytes) -> None:
         if name == "manifest":

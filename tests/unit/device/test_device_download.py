@@ -21,7 +21,7 @@ from tests.fakes.device_cloud import FakeCloud
 from tests.fakes.disk import FlashDisk
 
 DATA = bytes(range(256)) * 40  # 10,240 bytes
-LIMITS = FetchLimits(reserve_bytes=0)
+LIMITS = FetchLimits(reserve_bytes=0, core_share=1)
 
 
 class Pauses:
@@ -142,6 +142,12 @@ def test_gives_up_after_some_attempts_without_a_byte_and_keeps_what_came(cloud: 
     assert (tmp_path / "f").stat().st_size == 2000
     assert len(cloud.downloads()) == 1 + LIMITS.attempts
     assert pauses.waited == sorted(pauses.waited)
+
+
+def test_rests_between_pieces_so_that_requests_find_a_core(cloud: FakeCloud, tmp_path: Path) -> None:
+    pauses = get(cloud, tmp_path / "f", limits=FetchLimits(reserve_bytes=0, core_share=0.1))
+    assert pauses.waited
+    assert (tmp_path / "f").read_bytes() == DATA
 
 
 def test_a_byte_a_connection_does_not_hold_us_for_ever(cloud: FakeCloud, tmp_path: Path) -> None:

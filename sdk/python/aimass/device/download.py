@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from aimass.device.cloud_http import DeviceHttp
 from aimass.device.files import LOCAL_DISK, Disk, disk_errors, remove_file
+from aimass.device.pace import DEFAULT_SHARE, Pace
 from aimass.errors import (
     AimassError,
     CancelledError,
@@ -43,6 +44,7 @@ class FetchLimits:
         first_pause_s: after the first break; doubles with each one that follows.
         max_pause_s: the longest pause.
         reserve_bytes: room that must be left on the disk beside the file, for the outbox and logs.
+        core_share: of one core that a transfer may take; requests need the rest.
     """
 
     attempts: int = 4
@@ -50,6 +52,7 @@ class FetchLimits:
     first_pause_s: float = 0.5
     max_pause_s: float = 10.0
     reserve_bytes: int = 16 * 1024 * 1024
+    core_share: float = DEFAULT_SHARE
 
 
 def fetch(
@@ -176,7 +179,7 @@ class _Fetch:
                 again = body.start_bytes == 0  # the first time, or the server does not know ranges
                 file = self._disk.create(self._target) if again else self._disk.append(self._target)
                 try:
-                    room_bytes = self._entry.size_bytes - body.start_bytes
+                    room_bytes, pace = self._entry.size_bytes - body.start_bytes, Pace(self._limits.core_share)
                     for chunk in body.chunks:
                         if len(chunk) > room_bytes:
                             raise DigestMismatchError(
@@ -184,7 +187,7 @@ class _Fetch:
                             )
                         file.write(chunk)
                         room_bytes -= len(chunk)
-                        if self._stopped(0):
+                        if self._stopped(pace.rest_s()):
                             raise CancelledError(f"{self._path}: not wanted any more")
                 finally:
                     file.close()
