@@ -68,7 +68,7 @@ def bench_swap() -> Iterator[Figure]:
     yield memory(resident_kb)
     failed, asked = sum(client.failed for client in clients), sum(client.count for client in clients)
     yield Figure("swap_failed_requests", float(failed), "requests", bar=0.0, note=f"of {asked}")
-    yield latency(repeats, calm)
+    yield from latency(repeats, calm)
 
 
 def swap(runtime: Runtime, version: Package) -> None:
@@ -134,20 +134,14 @@ def memory(resident_kb: Floats) -> Figure:
     )
 
 
-def latency(repeats: list[Floats], calm: list[Floats]) -> Figure:
-    """The slowest request against the 99th percentile, in the least disturbed repeat."""
+def latency(repeats: list[Floats], calm: list[Floats]) -> Iterator[Figure]:
+    """The slowest request against the 99th percentile; beside it the same without swaps, which no swap explains."""
     ratios, without = (sorted(float(one.max() / np.percentile(one, 99)) for one in runs) for runs in (repeats, calm))
-    usual, usual_without = float(np.median(ratios)), float(np.median(without))
     p50, p99 = np.percentile(np.concatenate(repeats), [50, 99])
-    return Figure(
-        "swap_slowest_over_p99",
-        ratios[0],
-        "ratio",
-        bar=2.0,
-        holds=ratios[0] <= 2.0 or usual <= usual_without,
-        note=f"least of {len(ratios)}, median {usual:.1f}; without swaps {without[0]:.1f}, median {usual_without:.1f}; "
-        f"p50 {p50:.2f} ms, p99 {p99:.2f} ms",
-    )
+    note = f"median of {len(ratios)}, {ratios[0]:.1f} to {ratios[-1]:.1f}; p50 {p50:.2f} ms, p99 {p99:.2f} ms"
+    yield Figure("swap_slowest_over_p99", float(np.median(ratios)), "ratio", bar=2.0, note=note)
+    note = f"the same clients between the swaps, {without[0]:.1f} to {without[-1]:.1f}"
+    yield Figure("calm_slowest_over_p99", float(np.median(without)), "ratio", note=note)
 
 
 def read_resident_kb() -> float:
