@@ -5,8 +5,8 @@ do, a few hundred times a second each.
 
 Memory: a model with a quarter of a million weights, resident memory read after each swap once the allocator has settled
 (a few thousand swaps), and a line laid through it. Latency: the slowest request against the 99th percentile, median of
-the repeats, for a model that takes milliseconds. After each repeat comes a stretch of the same length without swaps; its
-figure tells how restless the machine is by itself.
+the repeats, for a model that takes milliseconds. After each repeat comes a stretch of the same length without swaps;
+its figure tells how restless the machine is by itself.
 """
 
 from __future__ import annotations
