@@ -36,8 +36,9 @@ from tests.fakes import onnx_models
 GATEWAY = "gw-1"
 RATE_HZ = 50
 THREADS = 8
-ROUNDS = 6
-CALM_S = 8.0
+ROUNDS = 9
+CALM_S = 4.0
+"""About as long as an upload: the 99th percentile of more requests would be another figure."""
 SIZE_BYTES = 200_000_000
 ROW_FLOATS = 250
 REQUEST_FLOATS = 256  # 1 KiB
@@ -102,6 +103,7 @@ class Load:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._next_due = 0.0
+        self._under_way: set[float] = set()
         self._answers: list[tuple[float, float]] = []
         self._errors: list[Exception] = []
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(THREADS)]
@@ -120,12 +122,18 @@ class Load:
         self._client.close()
 
     def between(self, began: float, ended: float) -> Times:
-        """The answers to what was due in that time."""
-        time.sleep(0.2)  # the last of them are under way
+        """The answers to what was due in that time, when all of them are there."""
+        wait_until(
+            lambda: self._errors or not self._is_waiting(ended), timeout_s=DEADLINE_MS / 1000, what="the last answers"
+        )
         if self._errors:
             raise self._errors[0]
         with self._lock:
             return Times(tuple(took * 1000 for due, took in self._answers if began <= due < ended))
+
+    def _is_waiting(self, until: float) -> bool:
+        with self._lock:
+            return any(due < until for due in self._under_way)
 
     def _is_served(self) -> bool:
         try:
@@ -140,6 +148,7 @@ class Load:
         while not self._stop.is_set():
             with self._lock:
                 due, self._next_due = self._next_due, self._next_due + 1 / RATE_HZ
+                self._under_way.add(due)
             time.sleep(max(0.0, due - time.perf_counter()))
             try:
                 assert self._ask() == "cloud"
@@ -147,6 +156,7 @@ class Load:
                 self._errors.append(exc)
                 return
             with self._lock:
+                self._under_way.remove(due)
                 self._answers.append((due, time.perf_counter() - due))
 
 
